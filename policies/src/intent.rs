@@ -1,0 +1,140 @@
+//! What a pod wants, as plain values: the webhook reads it from the raw object, decisions only see this.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::Version;
+
+/// Inference engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// vLLM.
+    Vllm,
+    /// SGLang.
+    Sglang,
+    /// TensorRT-LLM.
+    #[serde(rename = "tensorrt-llm")]
+    TensorRtLlm,
+}
+
+impl Engine {
+    /// As its users write it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Vllm => "vLLM",
+            Self::Sglang => "SGLang",
+            Self::TensorRtLlm => "TensorRT-LLM",
+        }
+    }
+}
+
+/// How the choice of fabric binds the scheduler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Required node affinity.
+    #[default]
+    Required,
+    /// Preferred node affinity.
+    Preferred,
+    /// No affinity.
+    None,
+}
+
+/// One requirement of a node selector term.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requirement {
+    /// Label key.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt`, `Lt`.
+    pub operator: String,
+    /// Values.
+    #[serde(default)]
+    pub values: Vec<String>,
+}
+
+/// A node selector term: all of its requirements must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Term {
+    /// On labels.
+    #[serde(default)]
+    pub match_expressions: Vec<Requirement>,
+    /// On fields: the API knows `metadata.name` only.
+    #[serde(default)]
+    pub match_fields: Vec<Requirement>,
+}
+
+/// A toleration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Toleration {
+    /// Key; empty with `Exists` means every taint.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// `Equal` (default) or `Exists`.
+    #[serde(default)]
+    pub operator: Option<String>,
+    /// Value.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Effect; empty means every effect.
+    #[serde(default)]
+    pub effect: Option<String>,
+}
+
+/// A container that takes part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerIntent {
+    /// Name.
+    pub name: String,
+    /// GPUs it requests by extended resource; a DRA claim counts as one where the number cannot be known.
+    pub gpus: u64,
+    /// Variables it already sets, with their literal value where they have one.
+    pub env: BTreeMap<String, Option<String>>,
+    /// Extended resources it already requests.
+    pub resources: BTreeMap<String, u64>,
+    /// Runs as another user than root, as far as the pod says.
+    pub non_root: bool,
+}
+
+/// What a pod wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodIntent {
+    /// Containers that take part, those that request GPUs or are named by annotation.
+    pub containers: Vec<ContainerIntent>,
+    /// Engine, where recognised.
+    pub engine: Option<Engine>,
+    /// `spec.nodeSelector`.
+    pub node_selector: BTreeMap<String, String>,
+    /// Terms of the required node affinity; one of them must hold. Empty: none given.
+    pub terms: Vec<Term>,
+    /// Tolerations.
+    pub tolerations: Vec<Toleration>,
+    /// `spec.nodeName`, where preset.
+    pub node_name: Option<String>,
+    /// How to bind the scheduler.
+    pub placement: Placement,
+    /// Profile set by name; `None`: the cluster's default.
+    pub profile_set: Option<String>,
+    /// Profile that an earlier pass chose for this very pod.
+    pub decided: Option<String>,
+    /// Why the pod counts as a worker, for people.
+    pub why: String,
+    /// UCX of the image, where its owner told us.
+    pub ucx: Option<Version>,
+    /// Whether the pod mounts something at `/dev/shm`.
+    pub has_shm: bool,
+    /// Whether the namespace's Pod Security level refuses `IPC_LOCK`, and that level.
+    pub refuses_ipc_lock: Option<String>,
+    /// `envFrom` sources whose content we cannot see.
+    pub opaque_env: BTreeSet<String>,
+}
+
+impl PodIntent {
+    /// GPUs of all containers.
+    pub fn gpus(&self) -> u64 {
+        self.containers.iter().map(|container| container.gpus).sum()
+    }
+}

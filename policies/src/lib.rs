@@ -1,0 +1,18 @@
+//! Pure decisions of Railbind: what a fabric is, what a profile says, what a pod and a node get.
+//!
+//! No clock, file, network, environment or Kubernetes client in here: values in, values *with the reasons* out. The reasons
+//! are what the binaries log, annotate, show and assert.
+
+pub mod fabric;
+pub mod gid;
+pub mod intent;
+pub mod kernel;
+pub mod names;
+pub mod plan;
+pub mod profile;
+pub mod reference;
+pub mod report;
+pub mod roles;
+pub mod select;
+pub mod verdict;
+pub mod workers;

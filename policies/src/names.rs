@@ -1,0 +1,117 @@
+//! Every name on the wire, spelled once: labels, annotations, environment, resources, metrics, problem codes.
+
+/// Prefix of our labels, annotations and API group.
+pub const DOMAIN: &str = "railbind.dev";
+
+/// Field manager of the agent's server-side apply.
+pub const AGENT_MANAGER: &str = "railbind-agent";
+/// Field manager of what the webhook writes: its own configuration and certificate.
+pub const WEBHOOK_MANAGER: &str = "railbind-webhook";
+
+/// Labels that the agent writes on its Node.
+pub mod label {
+    /// `infiniband`, `roce`, `efa` or `tcp`: the best compute fabric with an ACTIVE port.
+    pub const FABRIC: &str = "railbind.dev/fabric";
+    /// `dmabuf`, `peermem` or `none`; absent without a GPU.
+    pub const GPUDIRECT: &str = "railbind.dev/gpudirect";
+    /// The transport profile that the node qualifies for.
+    pub const PROFILE: &str = "railbind.dev/profile";
+    /// RoCE only: the index UCX itself would pick, where it is the same on every compute port.
+    pub const GID_INDEX: &str = "railbind.dev/gid-index";
+    /// RoCE only: `v2-ipv4`, `v2-ipv6`, `v2-linklocal`, `v1` or `none`.
+    pub const GID_KIND: &str = "railbind.dev/gid-kind";
+    /// `true` where the only RDMA devices are software ones.
+    pub const SOFT: &str = "railbind.dev/soft";
+    /// Number of ACTIVE compute ports.
+    pub const RDMA_PORTS: &str = "railbind.dev/rdma-ports";
+    /// Rate of the slowest compute port in Gb/s.
+    pub const RATE_GBPS: &str = "railbind.dev/rate-gbps";
+    /// What must be equal for two nodes to reach each other.
+    pub const FABRIC_DOMAIN: &str = "railbind.dev/fabric-domain";
+    /// EFA only: kernel `major.minor`.
+    pub const KERNEL: &str = "railbind.dev/kernel";
+    /// `unlimited` or `limited`.
+    pub const MEMLOCK: &str = "railbind.dev/memlock";
+    /// `passed`, `slow`, `failed` or `untested`.
+    pub const SELFTEST: &str = "railbind.dev/selftest";
+
+    /// All of them, in the order in which people read them.
+    pub const ALL: [&str; 12] = [
+        FABRIC,
+        PROFILE,
+        GPUDIRECT,
+        RDMA_PORTS,
+        RATE_GBPS,
+        GID_INDEX,
+        GID_KIND,
+        FABRIC_DOMAIN,
+        KERNEL,
+        MEMLOCK,
+        SELFTEST,
+        SOFT,
+    ];
+
+    /// On a namespace or pod: `enabled` or `disabled`.
+    pub const INJECT: &str = "railbind.dev/inject";
+}
+
+/// Annotations.
+pub mod annotation {
+    /// On a pod, by the user: further containers to inject, comma-separated.
+    pub const CONTAINERS: &str = "railbind.dev/containers";
+    /// On a pod, by the user: `required` (default), `preferred` or `none`.
+    pub const PLACEMENT: &str = "railbind.dev/placement";
+    /// On a pod or namespace, by the user: the profile set (`guide`, `nixl`).
+    pub const PROFILE_SET: &str = "railbind.dev/profile-set";
+    /// On a pod, by the user: UCX version of its image (`1.15`), for variables that later versions removed.
+    pub const UCX_VERSION: &str = "railbind.dev/ucx-version";
+    /// On a pod, by the webhook: what was decided and why, compact JSON.
+    pub const DECISION: &str = "railbind.dev/decision";
+    /// Prefix of the annotations that carry late-bound variables: `env.railbind.dev/NAME`.
+    pub const ENV_PREFIX: &str = "env.railbind.dev/";
+    /// On a Node, by the agent: one line for each NIC.
+    pub const NICS: &str = "railbind.dev/nics";
+    /// On a mirror pod, by the kubelet: the pod cannot be changed.
+    pub const MIRROR: &str = "kubernetes.io/config.mirror";
+}
+
+/// Condition type on the Node.
+pub const CONDITION: &str = "railbind.dev/FabricReady";
+
+/// Stable codes of [`crate::fabric::Problem`].
+pub mod problem {
+    /// A file or directory exists and could not be read.
+    pub const UNREADABLE: &str = "Unreadable";
+    /// A file was read and its content makes no sense.
+    pub const GARBLED: &str = "Garbled";
+    /// A compute port is not ACTIVE.
+    pub const PORT_DOWN: &str = "PortDown";
+    /// A RoCE port has no GID that another subnet can reach.
+    pub const NO_ROUTABLE_GID: &str = "NoRoutableGid";
+    /// The GID index differs between compute ports.
+    pub const GID_INDEX_DIFFERS: &str = "GidIndexDiffers";
+    /// A link layer this version does not know.
+    pub const UNKNOWN_LINK_LAYER: &str = "UnknownLinkLayer";
+    /// An InfiniBand port without a subnet manager.
+    pub const NO_SUBNET_MANAGER: &str = "NoSubnetManager";
+    /// GPUs and RDMA are there and neither DMA-BUF nor peermem joins them.
+    pub const NO_GPUDIRECT: &str = "NoGpuDirect";
+    /// A compute device without its `/dev/infiniband/uverbsN`.
+    pub const NO_UVERBS: &str = "NoUverbs";
+    /// The locked-memory limit that containers get is finite.
+    pub const MEMLOCK_LIMITED: &str = "MemlockLimited";
+    /// No profile matches the node.
+    pub const NO_PROFILE: &str = "NoProfile";
+    /// Only software RDMA devices.
+    pub const SOFT_RDMA: &str = "SoftRdma";
+}
+
+/// Kubernetes names that are not ours.
+pub mod k8s {
+    /// AWS's device plugin.
+    pub const EFA_RESOURCE: &str = "vpc.amazonaws.com/efa";
+    /// The capability that RDMA memory registration needs where RLIMIT_MEMLOCK is finite.
+    pub const IPC_LOCK: &str = "IPC_LOCK";
+    /// Zone of a node.
+    pub const ZONE: &str = "topology.kubernetes.io/zone";
+}
