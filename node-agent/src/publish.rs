@@ -1,0 +1,116 @@
+//! Publishing a verdict on the Node: one server-side apply of labels, annotation and condition, and none where nothing changed.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use policies::{
+    names::{AGENT_MANAGER, CONDITION, DOMAIN, annotation},
+    report::{self, Condition},
+};
+use serde_json::{Value, json};
+
+use crate::survey::Survey;
+
+/// What the Node shall say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// All our labels.
+    pub labels: BTreeMap<String, String>,
+    /// All our annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Our condition.
+    pub condition: Condition,
+}
+
+/// What the Node says now, as far as it is ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Current {
+    /// Labels under our prefix.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations under our prefix.
+    pub annotations: BTreeMap<String, String>,
+    /// Our condition and the time of its last transition (RFC 3339).
+    pub condition: Option<(Condition, Option<String>)>,
+}
+
+impl Current {
+    /// Reads it from a Node.
+    pub fn of(node: &Node) -> Self {
+        let prefix = format!("{DOMAIN}/");
+        let ours = |map: &Option<BTreeMap<String, String>>| {
+            let entries = map.iter().flatten().filter(|(key, _)| key.starts_with(&prefix));
+            entries.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let condition = conditions.into_iter().flatten().find(|condition| condition.type_ == CONDITION);
+        Self {
+            labels: ours(&node.metadata.labels),
+            annotations: ours(&node.metadata.annotations),
+            condition: condition.map(|condition| {
+                let plain = Condition {
+                    status: condition.status.clone(),
+                    reason: condition.reason.clone().unwrap_or_default(),
+                    message: condition.message.clone().unwrap_or_default(),
+                };
+                (plain, condition.last_transition_time.as_ref().map(|time| time.0.to_string()))
+            }),
+        }
+    }
+}
+
+/// What a survey makes the Node say. A label whose fact could not be read keeps its current value.
+pub fn publication(survey: &Survey, current: &Current) -> Publication {
+    let nics = report::nics(&survey.facts, &survey.verdict);
+    let nics = (!nics.is_empty()).then(|| (annotation::NICS.to_owned(), nics));
+    Publication {
+        labels: survey.verdict.labels_on(&current.labels),
+        annotations: nics.into_iter().collect(),
+        condition: report::condition(&survey.verdict),
+    }
+}
+
+/// Whether the Node already says it.
+pub fn is_published(wanted: &Publication, current: &Current) -> bool {
+    wanted.labels == current.labels
+        && wanted.annotations == current.annotations
+        && current.condition.as_ref().is_some_and(|(condition, _)| *condition == wanted.condition)
+}
+
+/// The object to apply. `now` is RFC 3339.
+pub fn object(name: &str, wanted: &Publication, current: &Current, now: &str) -> Value {
+    let kept = current.condition.as_ref().filter(|(condition, _)| condition.status == wanted.condition.status);
+    let transition = kept.and_then(|(_, time)| time.clone()).unwrap_or_else(|| now.to_owned());
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": name, "labels": wanted.labels, "annotations": wanted.annotations },
+        "status": { "conditions": [{
+            "type": CONDITION,
+            "status": wanted.condition.status,
+            "reason": wanted.condition.reason,
+            "message": wanted.condition.message,
+            "lastTransitionTime": transition,
+            "lastHeartbeatTime": now,
+        }] },
+    })
+}
+
+/// Makes the Node, last read as `node`, say what the survey found. Returns whether anything was written.
+///
+/// # Errors
+/// The API server's, as they are: the caller retries.
+pub async fn publish(nodes: &Api<Node>, name: &str, node: &Node, survey: &Survey, now: &str) -> kube::Result<bool> {
+    let current = Current::of(node);
+    let wanted = publication(survey, &current);
+    if is_published(&wanted, &current) {
+        return Ok(false);
+    }
+    // One write of nodes/status carries labels and annotations too, and cannot touch spec.
+    let params = PatchParams::apply(AGENT_MANAGER).force();
+    nodes.patch_status(name, &params, &Patch::Apply(object(name, &wanted, &current, now))).await?;
+    Ok(true)
+}
