@@ -1,0 +1,147 @@
+//! `railbind-webhook explain`: what a pod would get, and why, from files alone.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{self, Read as _, Write as _},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use policies::{profile::Profiles, reference::Reference, select::NodeView};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{ExplainArgs, Output},
+    mutate::{self, Outcome},
+    nodes,
+};
+
+/// Prints what each pod of a file would get.
+///
+/// # Errors
+/// A file that cannot be read or holds no pod; the text says which and what to give.
+pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+    let profiles = Profiles::embedded()?;
+    let nodes = match &args.nodes {
+        Some(file) => read_nodes(file)?,
+        None => Vec::new(),
+    };
+    let mut found = Vec::new();
+    for (name, pod) in read_pods(&args.file)? {
+        let none = BTreeMap::new();
+        let context = mutate::Context {
+            namespace_labels: &none,
+            namespace_annotations: &none,
+            nodes: &nodes,
+            profiles: &profiles,
+        };
+        let outcome = mutate::pod(&pod, &context).with_context(|| format!("{}: {name}", args.file.display()))?;
+        found.push((name, outcome));
+    }
+    let text = match args.output {
+        Output::Json => {
+            let all: Vec<Value> = found.iter().map(|(_, outcome)| machine(outcome)).collect();
+            let value = if let [one] = all.as_slice() { one.clone() } else { Value::Array(all) };
+            serde_json::to_string_pretty(&value)? + "\n"
+        }
+        Output::Text => {
+            let reference = Reference::guide().map_err(anyhow::Error::msg)?;
+            found.iter().map(|(name, outcome)| people(name, outcome, &reference)).collect()
+        }
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("writing to standard output"),
+    }
+}
+
+/// The machine-readable form of a decision.
+pub fn machine(outcome: &Outcome) -> Value {
+    json!({
+        "managed": outcome.managed,
+        "profile": outcome.profile,
+        "patch": outcome.patch,
+        "reasons": outcome.reasons,
+        "warnings": outcome.warnings,
+    })
+}
+
+fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
+    let mut text = format!("{name}: ");
+    let _ = match (&outcome.profile, outcome.managed) {
+        (Some(profile), _) => writeln!(text, "profile {profile}"),
+        (None, true) => writeln!(text, "a worker, left as it is"),
+        (None, false) => writeln!(text, "not ours, left as it is"),
+    };
+    for warning in &outcome.warnings {
+        let _ = writeln!(text, "  ! {warning}");
+    }
+    for reason in &outcome.reasons {
+        let _ = writeln!(text, "  - {reason}");
+    }
+    for operation in outcome.patch.iter() {
+        let operation = json!(operation);
+        let path = operation["path"].as_str().unwrap_or_default();
+        let _ = writeln!(text, "  + {path}  {}", operation["value"]);
+        if let (Some(name), Some(value)) = (operation["value"]["name"].as_str(), operation["value"]["value"].as_str()) {
+            for meaning in reference.explain(name, value) {
+                let _ = writeln!(text, "      {meaning}");
+            }
+        }
+    }
+    text
+}
+
+fn read_nodes(file: &Path) -> anyhow::Result<Vec<Arc<NodeView>>> {
+    let mut found = Vec::new();
+    for object in objects(file)? {
+        let node = serde_json::from_value(object).with_context(|| format!("{}: not a Node", file.display()))?;
+        found.push(Arc::new(nodes::view(&node)));
+    }
+    Ok(found)
+}
+
+/// Pods of a file: bare ones, and the pods that a workload would make.
+fn read_pods(file: &Path) -> anyhow::Result<Vec<(String, Value)>> {
+    let mut found = Vec::new();
+    for object in objects(file)? {
+        let kind = object["kind"].as_str().unwrap_or("object").to_owned();
+        let name = format!("{kind}/{}", object["metadata"]["name"].as_str().unwrap_or("?"));
+        let template =
+            ["/spec/template", "/spec/jobTemplate/spec/template", "/spec/leaderWorkerTemplate/workerTemplate"]
+                .iter()
+                .find_map(|pointer| object.pointer(pointer));
+        match (kind.as_str(), template) {
+            ("Pod", _) => found.push((name, object)),
+            (_, Some(template)) => found.push((name, template.clone())),
+            _ => {}
+        }
+    }
+    if found.is_empty() {
+        bail!("{}: no Pod and no workload with a pod template in it", file.display());
+    }
+    Ok(found)
+}
+
+/// Objects of a YAML or JSON file: one, several documents, or a List.
+fn objects(file: &Path) -> anyhow::Result<Vec<Value>> {
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("reading standard input")?;
+        text
+    } else {
+        fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?
+    };
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(&text).with_context(|| format!("{}: not YAML or JSON", file.display()))?;
+    let lists = documents.into_iter().filter(|document| !document.is_null());
+    Ok(lists
+        .flat_map(|document| match document["items"].as_array() {
+            Some(items) => items.clone(),
+            None => vec![document],
+        })
+        .collect())
+}

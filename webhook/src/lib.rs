@@ -1,0 +1,24 @@
+//! The mutating webhook: admission reviews in, JSON patches out.
+//!
+//! What is decided about a pod is in [`mutate`] and the crate `policies`; everything else here carries reviews to it and
+//! answers back, and never refuses a pod because of its own trouble.
+
+pub mod args;
+pub mod binding;
+pub mod certs;
+pub mod explain;
+pub mod handler;
+pub mod metrics;
+pub mod mirror;
+pub mod mutate;
+pub mod nodes;
+pub mod register;
+pub mod retry;
+pub mod review;
+pub mod run;
+pub mod self_apply;
+pub mod server;
+pub mod state;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,202 @@
+//! A kind of object as the cluster has it now, trimmed to what decisions need, in memory.
+//!
+//! Readers get a snapshot and never wait for the writer's work, only for the swap of a pointer.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use kube::runtime::watcher::Event;
+use tokio::{sync::watch, time::timeout};
+
+/// What a [`Mirror`] holds.
+pub trait Named {
+    /// The object's name.
+    fn name(&self) -> &str;
+}
+
+/// All objects of a kind at one moment, by name.
+#[derive(Debug, Clone)]
+pub struct Snapshot<T>(Vec<Arc<T>>);
+
+impl<T: Named> Snapshot<T> {
+    /// All of them, in order of name.
+    pub fn all(&self) -> &[Arc<T>] {
+        &self.0
+    }
+
+    /// The one of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<T>> {
+        self.0.binary_search_by(|object| object.name().cmp(name)).ok().map(|at| &self.0[at])
+    }
+}
+
+/// The readers' side. Clones read the same.
+#[derive(Debug)]
+pub struct Mirror<T>(watch::Receiver<Option<Arc<Snapshot<T>>>>);
+
+impl<T> Clone for Mirror<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Named> Mirror<T> {
+    /// A mirror of nothing yet, and its writer.
+    pub fn new() -> (Writer<T>, Self) {
+        let (sender, receiver) = watch::channel(None);
+        (Writer { sender, objects: BTreeMap::new(), listing: None }, Self(receiver))
+    }
+
+    /// What is there now; `None` until the first list is complete.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot<T>>> {
+        self.0.borrow().clone()
+    }
+
+    /// The object of this name, which may be so new that the watch is a moment behind: waits that long for it.
+    pub async fn find(&self, name: &str, patience: Duration) -> Option<Arc<T>> {
+        let mut receiver = self.0.clone();
+        let found =
+            |snapshot: &Option<Arc<Snapshot<T>>>| snapshot.as_ref().and_then(|snapshot| snapshot.get(name).cloned());
+        // The writer may end while we wait: then nothing can come any more.
+        let arrival = timeout(patience, receiver.wait_for(|snapshot| found(snapshot).is_some())).await.ok()?.ok()?;
+        found(&arrival)
+    }
+}
+
+/// The writer's side: takes a watch's events.
+#[derive(Debug)]
+pub struct Writer<T> {
+    sender: watch::Sender<Option<Arc<Snapshot<T>>>>,
+    objects: BTreeMap<String, Arc<T>>,
+    /// A list that is not complete: readers see the old state until it is.
+    listing: Option<BTreeMap<String, Arc<T>>>,
+}
+
+impl<T: Named + PartialEq> Writer<T> {
+    /// Takes one event. Objects that look as before after trimming (a node's heartbeat) change nothing for readers.
+    pub fn apply<K>(&mut self, event: Event<K>, trim: impl Fn(K) -> T) {
+        match event {
+            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::InitApply(object) => {
+                let object = trim(object);
+                self.listing.get_or_insert_default().insert(object.name().to_owned(), Arc::new(object));
+            }
+            Event::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                if self.sender.borrow().is_none() || listed != self.objects {
+                    self.objects = listed;
+                    self.publish();
+                }
+            }
+            Event::Apply(object) => {
+                let object = trim(object);
+                if self.objects.get(object.name()).is_none_or(|before| **before != object) {
+                    self.objects.insert(object.name().to_owned(), Arc::new(object));
+                    self.publish();
+                }
+            }
+            Event::Delete(object) => {
+                if self.objects.remove(trim(object).name()).is_some() {
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    fn publish(&self) {
+        self.sender.send_replace(Some(Arc::new(Snapshot(self.objects.values().cloned().collect()))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arc, Duration, Event, Mirror, Named, Writer};
+
+    #[derive(Debug, PartialEq)]
+    struct Thing(String, u32);
+
+    impl Named for Thing {
+        fn name(&self) -> &str {
+            &self.0
+        }
+    }
+
+    fn apply(writer: &mut Writer<Thing>, events: impl IntoIterator<Item = Event<(&'static str, u32)>>) {
+        for event in events {
+            writer.apply(event, |(name, value)| Thing(name.into(), value));
+        }
+    }
+
+    fn seen(mirror: &Mirror<Thing>) -> Vec<(String, u32)> {
+        mirror.snapshot().unwrap().all().iter().map(|thing| (thing.0.clone(), thing.1)).collect()
+    }
+
+    #[test]
+    fn nothing_is_seen_before_the_first_list_is_complete() {
+        let (mut writer, mirror) = Mirror::new();
+        apply(&mut writer, [Event::Init, Event::InitApply(("b", 2)), Event::InitApply(("a", 1))]);
+        assert!(mirror.snapshot().is_none());
+        apply(&mut writer, [Event::InitDone]);
+        assert_eq!(seen(&mirror), [("a".into(), 1), ("b".into(), 2)]);
+        assert_eq!(mirror.snapshot().unwrap().get("b").unwrap().1, 2);
+        assert!(mirror.snapshot().unwrap().get("c").is_none());
+    }
+
+    #[test]
+    fn an_empty_cluster_is_known_too() {
+        let (mut writer, mirror) = Mirror::new();
+        apply(&mut writer, [Event::Init, Event::InitDone]);
+        assert!(mirror.snapshot().unwrap().all().is_empty());
+    }
+
+    #[test]
+    fn a_new_list_replaces_the_old_at_once_and_a_snapshot_stays_what_it_was() {
+        let (mut writer, mirror) = Mirror::new();
+        apply(&mut writer, [Event::Init, Event::InitApply(("a", 1)), Event::InitDone]);
+        let before = mirror.snapshot().unwrap();
+        apply(&mut writer, [Event::Apply(("b", 2)), Event::Init, Event::InitApply(("c", 3))]);
+        assert_eq!(seen(&mirror), [("a".into(), 1), ("b".into(), 2)]);
+        apply(&mut writer, [Event::InitDone]);
+        assert_eq!(seen(&mirror), [("c".into(), 3)]);
+        assert_eq!(before.all().len(), 1);
+        apply(&mut writer, [Event::Delete(("c", 0))]);
+        assert!(seen(&mirror).is_empty() && writer.is_empty());
+    }
+
+    #[test]
+    fn no_news_is_no_new_snapshot() {
+        let (mut writer, mirror) = Mirror::new();
+        apply(&mut writer, [Event::Init, Event::InitApply(("a", 1)), Event::InitDone]);
+        let before = mirror.snapshot().unwrap();
+        apply(
+            &mut writer,
+            [Event::Apply(("a", 1)), Event::Delete(("x", 1)), Event::Init, Event::InitApply(("a", 1)), Event::InitDone],
+        );
+        assert!(Arc::ptr_eq(&before, &mirror.snapshot().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn waits_for_what_is_on_its_way() {
+        let (mut writer, mirror) = Mirror::new();
+        apply(&mut writer, [Event::Init, Event::InitDone]);
+        let waiting = tokio::spawn({
+            let mirror = mirror.clone();
+            async move { mirror.find("late", Duration::from_secs(5)).await }
+        });
+        tokio::task::yield_now().await;
+        apply(&mut writer, [Event::Apply(("late", 1))]);
+        assert_eq!(waiting.await.unwrap().unwrap().1, 1);
+        assert!(mirror.find("never", Duration::from_millis(5)).await.is_none());
+        drop(writer);
+        assert!(mirror.find("never", Duration::from_mins(1)).await.is_none());
+    }
+}

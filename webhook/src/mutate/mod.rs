@@ -1,0 +1,155 @@
+//! The mutation of one pod: a typed view decides, the raw object is patched. Pure: object and context in, patch and reasons out.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use json_patch::Patch;
+use policies::{
+    names::{annotation, label},
+    plan::{self, Plan},
+    profile::Profiles,
+    select::NodeView,
+};
+use serde_json::{Value, json};
+
+mod affinity;
+mod builder;
+mod env;
+mod memory;
+mod read;
+mod resources;
+mod security;
+
+use builder::Builder;
+use read::Reading;
+
+/// What a decision needs beside the pod.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Labels of the pod's namespace; empty where they are not known.
+    pub namespace_labels: &'a BTreeMap<String, String>,
+    /// Annotations of the pod's namespace; empty where they are not known.
+    pub namespace_annotations: &'a BTreeMap<String, String>,
+    /// Every node of the cluster.
+    pub nodes: &'a [Arc<NodeView>],
+    /// The profiles in force.
+    pub profiles: &'a Profiles,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcome {
+    /// Whether the pod is ours at all.
+    pub managed: bool,
+    /// Profile chosen.
+    pub profile: Option<String>,
+    /// Operations; empty means no patch.
+    pub patch: Patch,
+    /// Why, one sentence each.
+    pub reasons: Vec<String>,
+    /// What a person should act on.
+    pub warnings: Vec<String>,
+}
+
+/// A pod that cannot be patched, because part of it is not what the API would accept.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: expected {expected}; the pod is left alone")]
+pub struct Malformed {
+    /// JSON pointer.
+    pub path: String,
+    /// What should be there.
+    pub expected: &'static str,
+}
+
+/// Decides what `pod` gets.
+///
+/// Applying the outcome's patch and asking again gives an empty patch.
+///
+/// # Errors
+/// A part of the pod that must be an object or a list is not.
+pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
+    let Reading { intent, targets, why } = match read::read(pod, context)? {
+        Ok(reading) => reading,
+        Err(why) => return Ok(Outcome { reasons: vec![why], ..Outcome::default() }),
+    };
+    let mut outcome = Outcome { managed: true, reasons: vec![why], ..Outcome::default() };
+    if targets.is_empty() {
+        outcome.warnings.push(format!(
+            "railbind: no container requests a GPU; name those that take part in the annotation {}",
+            annotation::CONTAINERS
+        ));
+        return Ok(outcome);
+    }
+    let plan = plan::plan(context.profiles, context.nodes.iter().map(Arc::as_ref), &intent);
+    outcome.profile.clone_from(&plan.profile);
+    outcome.reasons.extend(plan.reasons.iter().cloned());
+    outcome.warnings.extend(plan.warnings.iter().cloned());
+    if plan.profile.is_none() {
+        return Ok(outcome);
+    }
+    let preset = intent
+        .node_name
+        .as_ref()
+        .and_then(|name| context.nodes.iter().find(|node| node.name == *name))
+        .map(|node| plan::bind_values(context.profiles, node))
+        .unwrap_or_default();
+
+    let mut builder = Builder::new(pod);
+    // Defaults before the variables that refer to them: a reference to a missing annotation is an empty variable, not an unset one.
+    env::annotations(&mut builder, &plan, &preset)?;
+    for target in &targets {
+        env::variables(&mut builder, target, &plan)?;
+        security::capabilities(&mut builder, target, &plan)?;
+        if let Some((name, count)) = plan.resources.get(&target.name) {
+            resources::extended(&mut builder, target, name, *count)?;
+        }
+    }
+    if let Some(size) = &plan.shared_memory {
+        memory::shared(&mut builder, &targets, size)?;
+    }
+    affinity::pin(&mut builder, &plan)?;
+    decision(&mut builder, &plan, &outcome.reasons)?;
+    outcome.patch = builder.finish();
+    Ok(outcome)
+}
+
+/// A container of the pod, by place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    /// `containers` or `initContainers`.
+    list: &'static str,
+    /// Index in that list.
+    index: usize,
+    /// Name.
+    name: String,
+}
+
+impl Target {
+    /// JSON pointer of `path` in the container.
+    fn at(&self, path: &str) -> String {
+        format!("/spec/{}/{}{path}", self.list, self.index)
+    }
+}
+
+/// What was decided and why, on the pod itself. Written once: a later pass finds it and keeps to it.
+fn decision(builder: &mut Builder, plan: &Plan, reasons: &[String]) -> Result<(), Malformed> {
+    if builder.annotation(annotation::DECISION).is_some() {
+        return Ok(());
+    }
+    let decision = json!({ "profile": plan.profile, "reasons": reasons });
+    builder.set_annotation(annotation::DECISION, &decision.to_string())
+}
+
+/// The profile that an earlier pass wrote down for this pod.
+fn decided(annotations: &BTreeMap<String, String>) -> Option<String> {
+    let decision: Value = serde_json::from_str(annotations.get(annotation::DECISION)?).ok()?;
+    decision.get("profile")?.as_str().map(str::to_owned)
+}
+
+/// Whether a label says `enabled` or `disabled`.
+fn inject(labels: &BTreeMap<String, String>) -> Option<bool> {
+    match labels.get(label::INJECT)?.as_str() {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        _ => None,
+    }
+}

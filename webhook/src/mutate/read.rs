@@ -1,0 +1,231 @@
+//! Reading a pod: is it a worker, which of its containers take part, and what do they want.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policies::{
+    intent::{ContainerIntent, Placement, PodIntent},
+    names::annotation,
+    profile::ResourceFamily,
+    select::is_gpu,
+    workers,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Context, Malformed, Target};
+
+/// A worker, read.
+pub(super) struct Reading {
+    pub(super) intent: PodIntent,
+    pub(super) targets: Vec<Target>,
+    pub(super) why: String,
+}
+
+/// The pod as a worker, or the reason why it is none of ours.
+pub(super) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading, String>, Malformed> {
+    let labels = strings(&pod["metadata"]["labels"]);
+    let annotations = strings(&pod["metadata"]["annotations"]);
+    if annotations.contains_key(annotation::MIRROR) {
+        return Ok(Err("mirror pod: only its kubelet may change it".into()));
+    }
+    let containers = containers(pod)?;
+    let why = match worker(&labels, context, &containers) {
+        Ok(why) => why,
+        Err(why) => return Ok(Err(why)),
+    };
+    let named: BTreeSet<&str> = annotations
+        .get(annotation::CONTAINERS)
+        .map_or_else(BTreeSet::new, |list| list.split(',').map(str::trim).collect());
+    let taking_part: Vec<&Container<'_>> =
+        containers.iter().filter(|container| container.takes_part() || named.contains(container.name)).collect();
+    let spec = &pod["spec"];
+    let pod_non_root = non_root(&spec["securityContext"]);
+    let intent = PodIntent {
+        engine: taking_part.iter().find_map(|container| workers::engine(&labels, container.image, &container.words)),
+        containers: taking_part
+            .iter()
+            .map(|container| ContainerIntent {
+                name: container.name.into(),
+                gpus: container.gpus(),
+                env: environment(container.raw),
+                resources: container.resources.clone(),
+                non_root: non_root(&container.raw["securityContext"]).or(pod_non_root).unwrap_or(false),
+            })
+            .collect(),
+        node_selector: strings(&spec["nodeSelector"]),
+        terms: typed(
+            &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"],
+            "/spec/affinity/nodeAffinity",
+        )?,
+        tolerations: typed(&spec["tolerations"], "/spec/tolerations")?,
+        node_name: spec["nodeName"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
+        placement: match annotations.get(annotation::PLACEMENT).map(String::as_str) {
+            Some("preferred") => Placement::Preferred,
+            Some("none") => Placement::None,
+            _ => Placement::Required,
+        },
+        profile_set: annotations
+            .get(annotation::PROFILE_SET)
+            .or_else(|| context.namespace_annotations.get(annotation::PROFILE_SET))
+            .cloned(),
+        decided: super::decided(&annotations),
+        why: why.clone(),
+        ucx: annotations.get(annotation::UCX_VERSION).and_then(|version| version.parse().ok()),
+        has_shm: taking_part.iter().any(|container| {
+            let mounts = container.raw["volumeMounts"].as_array();
+            mounts.is_some_and(|mounts| {
+                mounts.iter().any(|mount| {
+                    mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == "/dev/shm")
+                })
+            })
+        }),
+        refuses_ipc_lock: context
+            .namespace_labels
+            .get("pod-security.kubernetes.io/enforce")
+            .filter(|level| matches!(level.as_str(), "baseline" | "restricted"))
+            .cloned(),
+        opaque_env: taking_part.iter().flat_map(|container| env_from(container.raw)).collect(),
+    };
+    let targets = taking_part
+        .iter()
+        .map(|container| Target { list: container.list, index: container.index, name: container.name.into() })
+        .collect();
+    Ok(Ok(Reading { intent, targets, why }))
+}
+
+/// Why this pod is a worker, or why not: its own label, a role label, arguments, or an RDMA resource, the last three with a GPU.
+fn worker(
+    labels: &BTreeMap<String, String>,
+    context: &Context<'_>,
+    containers: &[Container<'_>],
+) -> Result<String, String> {
+    match super::inject(labels) {
+        Some(true) => return Ok("the pod's own label asks for it".into()),
+        Some(false) => return Err("the pod's own label says disabled".into()),
+        None => {}
+    }
+    if super::inject(context.namespace_labels) == Some(false) {
+        return Err("the namespace's label says disabled".into());
+    }
+    if !containers.iter().any(Container::takes_part) {
+        return Err("no container requests a GPU".into());
+    }
+    if let Some(why) = workers::by_labels(labels) {
+        return Ok(why);
+    }
+    if let Some(why) = containers.iter().find_map(|container| workers::by_arguments(&container.words)) {
+        return Ok(why);
+    }
+    let rdma = containers
+        .iter()
+        .flat_map(|container| container.resources.keys())
+        .find(|name| ResourceFamily::Rdma.has(name) || ResourceFamily::Efa.has(name));
+    rdma.map(|name| format!("requests GPUs and {name}"))
+        .ok_or_else(|| "a GPU pod without a worker's role label, arguments or RDMA resource".into())
+}
+
+struct Container<'a> {
+    raw: &'a Value,
+    list: &'static str,
+    index: usize,
+    name: &'a str,
+    image: &'a str,
+    words: Vec<&'a str>,
+    resources: BTreeMap<String, u64>,
+}
+
+impl Container<'_> {
+    fn gpus(&self) -> u64 {
+        self.resources.iter().filter(|(name, _)| is_gpu(name)).map(|(_, count)| count).sum()
+    }
+
+    /// Requests a GPU, by extended resource or by claim.
+    fn takes_part(&self) -> bool {
+        self.gpus() > 0 || self.raw["resources"]["claims"].as_array().is_some_and(|claims| !claims.is_empty())
+    }
+}
+
+/// Containers that run beside the workload: plain ones, and init containers that are sidecars.
+fn containers(pod: &Value) -> Result<Vec<Container<'_>>, Malformed> {
+    let mut found = Vec::new();
+    for list in ["initContainers", "containers"] {
+        let items = match &pod["spec"][list] {
+            Value::Null => continue,
+            Value::Array(items) => items,
+            _ => return Err(Malformed { path: format!("/spec/{list}"), expected: "a list" }),
+        };
+        for (index, raw) in items.iter().enumerate() {
+            if !raw.is_object() {
+                return Err(Malformed { path: format!("/spec/{list}/{index}"), expected: "an object" });
+            }
+            if list == "initContainers" && raw["restartPolicy"] != "Always" {
+                continue;
+            }
+            let words =
+                ["command", "args"].iter().filter_map(|key| raw[*key].as_array()).flatten().filter_map(Value::as_str);
+            found.push(Container {
+                raw,
+                list,
+                index,
+                name: raw["name"].as_str().unwrap_or_default(),
+                image: raw["image"].as_str().unwrap_or_default(),
+                words: words.collect(),
+                resources: extended(raw),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Extended resources of a container: limits, or requests where there is no limit.
+fn extended(container: &Value) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for part in ["requests", "limits"] {
+        for (name, quantity) in container["resources"][part].as_object().into_iter().flatten() {
+            let count = quantity.as_u64().or_else(|| quantity.as_str()?.parse().ok());
+            if let (true, Some(count)) = (name.contains('/'), count) {
+                found.insert(name.clone(), count);
+            }
+        }
+    }
+    found
+}
+
+fn environment(container: &Value) -> BTreeMap<String, Option<String>> {
+    let entries = container["env"].as_array().into_iter().flatten();
+    entries
+        .filter_map(|entry| {
+            let literal = entry.get("valueFrom").is_none_or(Value::is_null);
+            let value = literal.then(|| entry["value"].as_str().unwrap_or_default().to_owned());
+            Some((entry["name"].as_str()?.to_owned(), value))
+        })
+        .collect()
+}
+
+fn env_from(container: &Value) -> impl Iterator<Item = String> {
+    container["envFrom"].as_array().into_iter().flatten().filter_map(|source| {
+        [("configMapRef", "ConfigMap"), ("secretRef", "Secret")]
+            .into_iter()
+            .find_map(|(key, kind)| source[key]["name"].as_str().map(|name| format!("{kind} {name}")))
+    })
+}
+
+/// Whether a security context says that the process is not root; `None` where it says nothing.
+fn non_root(context: &Value) -> Option<bool> {
+    match context["runAsUser"].as_i64() {
+        Some(user) => Some(user != 0),
+        None => context["runAsNonRoot"].as_bool().filter(|non_root| *non_root),
+    }
+}
+
+fn strings(map: &Value) -> BTreeMap<String, String> {
+    let entries = map.as_object().into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+fn typed<T: for<'de> Deserialize<'de>>(list: &Value, path: &str) -> Result<Vec<T>, Malformed> {
+    if list.is_null() {
+        return Ok(Vec::new());
+    }
+    Vec::deserialize(list).map_err(|_| Malformed { path: path.into(), expected: "what the API defines" })
+}

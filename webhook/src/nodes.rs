@@ -1,0 +1,173 @@
+//! The nodes and namespaces of the cluster, kept up to date by watches.
+
+use std::{collections::BTreeMap, fmt::Debug, time::SystemTime};
+
+use daemon::Check;
+use futures::{Stream, StreamExt as _, pin_mut};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::{
+    Api, Client,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{Config, Error, Event, watcher},
+    },
+};
+use policies::select::{NodeView, Taint};
+
+use crate::{
+    metrics::Metrics,
+    mirror::{Named, Writer},
+};
+
+impl Named for NodeView {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// What the webhook keeps of a Namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceView {
+    /// Name.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Named for NamespaceView {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Follows the nodes for ever.
+pub async fn follow_nodes(client: Client, writer: Writer<NodeView>, check: Check, metrics: Metrics) {
+    let events = watcher(Api::<Node>::all(client), Config::default().any_semantic());
+    let heard = move |count| metrics.nodes(count, SystemTime::now());
+    follow(events, |node| view(&node), writer, check, heard).await;
+}
+
+/// Follows the namespaces for ever.
+pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, check: Check) {
+    let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), Config::default().any_semantic());
+    follow(events, namespace_view, writer, check, |_| {}).await;
+}
+
+/// Feeds a watch into a mirror. Once the first list is in, trouble leaves the check ready: what is known stays good enough to
+/// decide by, and a webhook that is taken out of service decides nothing at all.
+async fn follow<K: Debug + Send, T: Named + PartialEq>(
+    events: impl Stream<Item = Result<Event<K>, Error>> + Send,
+    trim: fn(K) -> T,
+    mut writer: Writer<T>,
+    check: Check,
+    heard: impl Fn(usize),
+) {
+    let events = events.default_backoff();
+    pin_mut!(events);
+    let mut synced = false;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                synced |= matches!(event, Event::InitDone);
+                writer.apply(event, trim);
+                if synced {
+                    check.ready();
+                    heard(writer.len());
+                }
+            }
+            Err(error) if synced => tracing::warn!(%error, "watch; going on with what is known"),
+            Err(error) => check.not_ready(format!("first list: {error}")),
+        }
+    }
+    tracing::error!("a watch ended");
+}
+
+/// What the webhook keeps of a Node.
+pub fn view(node: &Node) -> NodeView {
+    let spec = node.spec.as_ref();
+    let allocatable = node.status.iter().flat_map(|status| status.allocatable.iter().flatten());
+    let taints = spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    NodeView {
+        name: node.metadata.name.clone().unwrap_or_default(),
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        allocatable: allocatable.map(|(name, quantity)| (name.clone(), quantity.0.clone())).collect(),
+        unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+        taints: taints
+            .map(|taint| Taint { key: taint.key.clone(), value: taint.value.clone(), effect: taint.effect.clone() })
+            .collect(),
+    }
+}
+
+fn namespace_view(namespace: PartialObjectMeta<Namespace>) -> NamespaceView {
+    let metadata = namespace.metadata;
+    NamespaceView {
+        name: metadata.name.unwrap_or_default(),
+        labels: metadata.labels.unwrap_or_default(),
+        annotations: metadata.annotations.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::Readiness;
+    use futures::stream;
+    use serde_json::json;
+
+    use super::{Error, Event, Node, NodeView, Taint, follow, view};
+    use crate::mirror::Mirror;
+
+    fn node(name: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"railbind.dev/fabric": "roce"}, "annotations": {"a": "b"}},
+            "spec": {"unschedulable": true, "taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
+            "status": {"allocatable": {"nvidia.com/gpu": "8", "memory": "64Gi"}, "images": [{"names": ["x"]}]}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn trimmed() {
+        let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        assert_eq!(
+            view(&node("a")),
+            NodeView {
+                name: "a".into(),
+                labels: pairs(&[("railbind.dev/fabric", "roce")]),
+                allocatable: pairs(&[("nvidia.com/gpu", "8"), ("memory", "64Gi")]),
+                unschedulable: true,
+                taints: vec![Taint { key: "nvidia.com/gpu".into(), value: None, effect: "NoSchedule".into() }],
+            }
+        );
+        assert_eq!(view(&Node::default()), NodeView::default());
+    }
+
+    #[tokio::test]
+    async fn trouble_before_the_first_list_shows_and_later_trouble_does_not_take_us_out_of_service() {
+        let readiness = Readiness::default();
+        let (writer, mirror) = Mirror::new();
+        let check = readiness.check("nodes");
+        let before = stream::iter([Err(Error::NoResourceVersion), Ok(Event::Init)]);
+        follow(before, |node| view(&node), writer, check.clone(), |_| {}).await;
+        assert!(
+            readiness.report().starts_with("[-] nodes: first list: no metadata.resourceVersion"),
+            "{}",
+            readiness.report()
+        );
+        assert!(mirror.snapshot().is_none());
+
+        let (writer, mirror) = Mirror::new();
+        let events = [
+            Ok(Event::Init),
+            Ok(Event::InitApply(node("a"))),
+            Ok(Event::InitDone),
+            Err(Error::NoResourceVersion),
+            Ok(Event::Init),
+        ];
+        follow(stream::iter(events), |node| view(&node), writer, check, |count| assert_eq!(count, 1)).await;
+        assert!(readiness.is_ready());
+        assert_eq!(mirror.snapshot().unwrap().all().len(), 1);
+    }
+}

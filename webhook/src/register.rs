@@ -1,0 +1,104 @@
+//! Registration: the MutatingWebhookConfiguration, written when the server answers, and looked after.
+
+mod config;
+
+use std::time::Duration;
+
+use axum_server::Handle;
+use daemon::Check;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use policies::names::WEBHOOK_MANAGER;
+
+pub use config::{Place, Wanted, configuration};
+
+use crate::{
+    certs::Serving,
+    metrics::Metrics,
+    retry::{ApiError, Backoff, call},
+};
+
+/// How often the configuration is looked at: someone may delete it or change it.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// Registers, and stays registered.
+#[derive(Debug)]
+pub struct Registrar {
+    /// Where to.
+    pub api: Api<MutatingWebhookConfiguration>,
+    /// What.
+    pub wanted: Wanted,
+    /// Whom the API server is to trust.
+    pub serving: Serving,
+    /// Ready after the first success.
+    pub check: Check,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// What [`ensure`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing: it was as wanted.
+    Nothing,
+    /// It was written.
+    Written,
+}
+
+impl Registrar {
+    /// Waits for the server to listen and for the CA, then keeps at it. Any replica does: they all want the same.
+    pub async fn run(mut self, server: Handle<std::net::SocketAddr>) {
+        self.check.not_ready("waits for the server and its certificate");
+        let mut registered = false;
+        let mut backoff = Backoff::default();
+        if server.listening().await.is_none() {
+            return;
+        }
+        while let Some(bundle) = self.serving.trusted().await {
+            let wait = match ensure(&self.api, &configuration(&self.wanted, &bundle)).await {
+                Ok(done) => {
+                    if done == Done::Written {
+                        tracing::info!(name = self.wanted.name, "webhook configuration written");
+                    }
+                    registered = true;
+                    self.check.ready();
+                    self.metrics.registered(true);
+                    backoff.reset();
+                    CHECK_EVERY
+                }
+                Err(error) => {
+                    self.metrics.registered(false);
+                    if registered {
+                        tracing::warn!(%error, "webhook configuration");
+                    } else {
+                        self.check.not_ready(error.to_string());
+                    }
+                    backoff.wait()
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.serving.changed() => {}
+            }
+        }
+    }
+}
+
+/// Makes the configuration as wanted; writes only if it is not.
+pub async fn ensure(
+    api: &Api<MutatingWebhookConfiguration>,
+    wanted: &MutatingWebhookConfiguration,
+) -> Result<Done, ApiError> {
+    let name = wanted.metadata.name.as_deref().unwrap_or_default();
+    if call(api.get_opt(name)).await?.is_some_and(|live| config::as_wanted(&live, wanted)) {
+        return Ok(Done::Nothing);
+    }
+    call(api.patch(name, &PatchParams::apply(WEBHOOK_MANAGER).force(), &Patch::Apply(wanted))).await?;
+    Ok(Done::Written)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! What the commands do, and how the parts of `serve` hang together.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use daemon::{Readiness, Shutdown, admin};
+use kube::{Api, Client};
+use policies::profile::Profiles;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+
+use crate::{
+    args::{Args, Command, ServeArgs},
+    certs::Keeper,
+    explain,
+    metrics::Metrics,
+    mirror::Mirror,
+    nodes,
+    register::{Place, Registrar, Wanted},
+    server::{Config, Server},
+    state::State,
+};
+
+/// Does what the command line says.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Explain(args) => explain::run(&args),
+        Command::Serve(args) => {
+            args.logs.init()?;
+            let runtime = tokio::runtime::Runtime::new().context("async runtime")?;
+            runtime.block_on(serve(*args))
+        }
+    }
+}
+
+/// Serves until asked to end. Comes up without the API server too: then it admits everything as it is, says in `/readyz`
+/// what it waits for, and tries on.
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals()?;
+    let readiness = Readiness::default();
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let profiles = Profiles::embedded().context("embedded profiles")?;
+    let client = client().await?;
+
+    let (node_writer, node_map) = Mirror::new();
+    let (namespace_writer, namespace_map) = Mirror::new();
+    let (names, place) = place(&args);
+    let secrets = Api::namespaced(client.clone(), &args.namespace);
+    let (keeper, serving) = Keeper::new(secrets, names, readiness.check("certificate"), metrics.clone())?;
+    let state = Arc::new(State::new(node_map, namespace_map, profiles, args.binding_engine, metrics.clone()));
+    let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state);
+    let registrar = Registrar {
+        api: Api::all(client.clone()),
+        wanted: Wanted { name: args.config_name, place, namespace: args.namespace, binding: args.binding_engine },
+        serving: serving.clone(),
+        check: readiness.check("registration"),
+        metrics: metrics.clone(),
+    };
+
+    // Each check is made before the admin server answers: not ready must never look like ready.
+    let node_check = readiness.check("nodes");
+    let namespace_check = readiness.check("namespaces");
+    let server_check = readiness.check("server");
+    admin::serve(&args.admin, admin::router(readiness, Arc::new(registry))).await?;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.run());
+    tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics)));
+    tasks.spawn(always(nodes::follow_namespaces(client, namespace_writer, namespace_check)));
+    tasks.spawn(always(registrar.run(server.handle())));
+    let serving = server.run(serving.tls, shutdown, server_check);
+    tokio::select! {
+        end = serving => end.with_context(|| format!("cannot serve on {}", args.listen)),
+        ended = tasks.join_next() => match ended {
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(error)) => Err(error).context("a task of the webhook"),
+            Some(Ok(Ok(()))) | None => bail!("a task of the webhook ended"),
+        },
+    }
+}
+
+async fn always(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
+}
+
+async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await.context("no cluster: neither KUBECONFIG nor a service account")?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Client::try_from(config).context("client of the API server")
+}
+
+/// The names that our certificate is for, and how the API server gets here.
+fn place(args: &ServeArgs) -> (Vec<String>, Place) {
+    if let Some(url) = &args.url {
+        return (vec![url.host.clone()], Place::Url(url.base.clone()));
+    }
+    let name = &args.service_name;
+    let namespace = args.service_namespace.as_ref().unwrap_or(&args.namespace);
+    let names = ["", ".cluster.local"].map(|domain| format!("{name}.{namespace}.svc{domain}"));
+    (names.into(), Place::Service { name: name.clone(), namespace: namespace.clone(), port: args.service_port })
+}

@@ -1,0 +1,328 @@
+//! The real router, review by review.
+
+#![expect(clippy::unnecessary_wraps, reason = "stand-ins for a decision that can fail")]
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    http::{Request, StatusCode},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures::{StreamExt as _, stream};
+use json_patch::Patch;
+use kube::runtime::watcher::Event;
+use policies::{profile::Profiles, select::NodeView};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::{BINDINGS, Config, PODS, Server};
+use crate::{
+    args::BindingEngine,
+    metrics::{Hook, Metrics, Outcome},
+    mirror::{Mirror, Named},
+    mutate::{self, Context, Malformed},
+    nodes::NamespaceView,
+    state::{Mutate, State},
+};
+
+fn mirror<T: Named + PartialEq>(objects: Option<Vec<T>>) -> Mirror<T> {
+    let (mut writer, mirror) = Mirror::new();
+    for event in objects.into_iter().flat_map(|objects| {
+        let listed = objects.into_iter().map(Event::InitApply);
+        std::iter::once(Event::Init).chain(listed).chain([Event::InitDone])
+    }) {
+        writer.apply(event, |object| object);
+    }
+    mirror
+}
+
+fn nodes() -> Vec<NodeView> {
+    let labels = [("railbind.dev/fabric", "roce"), ("railbind.dev/gid-index", "3")];
+    let labels = labels.map(|(key, value)| (key.into(), value.into())).into();
+    vec![NodeView { name: "node-a".into(), labels, ..NodeView::default() }]
+}
+
+fn namespaces() -> Vec<NamespaceView> {
+    vec![NamespaceView { name: "ns".into(), ..NamespaceView::default() }]
+}
+
+fn state(mutate: Mutate) -> State {
+    let metrics = Metrics::register(&mut Registry::default());
+    let profiles = Profiles::embedded().unwrap();
+    let binding = BindingEngine::Webhook;
+    let mut state = State::new(mirror(Some(nodes())), mirror(Some(namespaces())), profiles, binding, metrics);
+    state.mutate = mutate;
+    // The node's label as it is, whatever the profiles want: this is about the way, not about what is decided.
+    state.bind_values = |_, node| {
+        let gid = node.labels.get("railbind.dev/gid-index").cloned();
+        gid.map(|gid| BTreeMap::from([("UCX_IB_GID_INDEX".into(), gid)])).unwrap_or_default()
+    };
+    state
+}
+
+fn patch(operations: Value) -> Patch {
+    serde_json::from_value(operations).unwrap()
+}
+
+fn marks(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+    Ok(mutate::Outcome {
+        managed: true,
+        profile: Some("roce-gpudirect".into()),
+        patch: patch(json!([{"op": "add", "path": "/metadata/annotations", "value": {"railbind.dev/decision": "{}"}}])),
+        reasons: vec!["one".into(), "two".into()],
+        warnings: (0..5).map(|n| format!("warning {n}")).collect(),
+    })
+}
+
+fn ignores(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+    Ok(mutate::Outcome::default())
+}
+
+fn panics(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+    panic!("a bug")
+}
+
+fn overreaches(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+    let patch = patch(json!([{"op": "add", "path": "/spec/hostNetwork", "value": true}]));
+    Ok(mutate::Outcome { managed: true, patch, ..mutate::Outcome::default() })
+}
+
+fn balks(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+    Err(Malformed { path: "/spec/containers".into(), expected: "a list" })
+}
+
+struct Hooks {
+    server: Server,
+    state: Arc<State>,
+}
+
+impl Hooks {
+    fn new(state: State) -> Self {
+        let state = Arc::new(state);
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { server: Server::new(Config::new(listen, Duration::ZERO), state.clone()), state }
+    }
+
+    async fn send(&self, uri: &str, body: impl Into<Body>) -> (StatusCode, String) {
+        let request = Request::post(uri).header("content-type", "application/json").body(body.into()).unwrap();
+        let response = self.server.router().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The answer to a well-formed review.
+    async fn answer(&self, uri: &str, review: &Value) -> Value {
+        let (status, body) = self.send(uri, serde_json::to_vec(review).unwrap()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let mut review: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (&review["apiVersion"], &review["kind"]),
+            (&json!("admission.k8s.io/v1"), &json!("AdmissionReview"))
+        );
+        let response = review["response"].take();
+        assert_eq!((&response["uid"], &response["allowed"]), (&json!("u-1"), &json!(true)));
+        response
+    }
+
+    fn counted(&self, hook: Hook, outcome: Outcome) -> u64 {
+        self.state.metrics.requests(hook, outcome).get()
+    }
+}
+
+fn review(kind: &str, resource: &str, sub_resource: &str, object: &Value) -> Value {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u-1", "kind": {"group": "", "version": "v1", "kind": kind},
+        "resource": {"group": "", "version": "v1", "resource": resource}, "subResource": sub_resource,
+        "namespace": "ns", "operation": "CREATE", "userInfo": {"username": "someone"}, "dryRun": false,
+        "object": object, "oldObject": null, "options": {}}})
+}
+
+fn pod_review() -> Value {
+    review("Pod", "pods", "", &json!({"metadata": {"generateName": "worker-"}, "spec": {"containers": []}}))
+}
+
+fn binding_review(target: &Value) -> Value {
+    let binding = json!({"metadata": {"name": "worker-0", "namespace": "ns"}, "target": target});
+    review("Binding", "pods", "binding", &binding)
+}
+
+fn decoded(response: &Value) -> Value {
+    assert_eq!(response["patchType"], "JSONPatch");
+    serde_json::from_slice(&BASE64_STANDARD.decode(response["patch"].as_str().unwrap()).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_is_patched_and_told() {
+    let hooks = Hooks::new(state(marks));
+    let response = hooks.answer("/mutate/pods?timeout=3s", &pod_review()).await;
+    assert_eq!(
+        decoded(&response),
+        json!([{"op": "add", "path": "/metadata/annotations", "value": {"railbind.dev/decision": "{}"}}])
+    );
+    assert_eq!(response["warnings"], json!(["warning 0", "warning 1", "warning 2"]));
+    assert_eq!(response["auditAnnotations"], json!({"profile": "roce-gpudirect", "reasons": "one; two"}));
+    assert_eq!(hooks.counted(Hook::Pods, Outcome::Patched), 1);
+}
+
+#[tokio::test]
+async fn a_dry_run_is_answered_alike() {
+    let hooks = Hooks::new(state(marks));
+    let wet = hooks.answer(PODS, &pod_review()).await;
+    let mut dry = pod_review();
+    dry["request"]["dryRun"] = json!(true);
+    assert_eq!(hooks.answer(PODS, &dry).await, wet);
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_admitted_without_a_word() {
+    let hooks = Hooks::new(state(ignores));
+    let bare = json!({"uid": "u-1", "allowed": true});
+    assert_eq!(hooks.answer(PODS, &pod_review()).await, bare);
+    let marking = Hooks::new(state(marks));
+    let pod = json!({"metadata": {}});
+    let mut update = pod_review();
+    update["request"]["operation"] = json!("UPDATE");
+    for other in [
+        update,
+        review("Deployment", "deployments", "", &pod),
+        review("Pod", "pods", "ephemeralcontainers", &pod),
+        review("Pod", "pods", "", &Value::Null),
+        review("Binding", "pods", "binding", &pod),
+    ] {
+        assert_eq!(marking.answer(PODS, &other).await, bare, "{other}");
+    }
+    assert_eq!(marking.counted(Hook::Pods, Outcome::Skipped), 5);
+}
+
+#[tokio::test]
+async fn our_own_trouble_never_refuses_a_pod() {
+    for (mutate, outcome, warning) in [
+        (panics as Mutate, Outcome::Panicked, "panic"),
+        (overreaches, Outcome::SelfCheckFailed, "/spec/hostNetwork may not be written"),
+        (balks, Outcome::Odd, "/spec/containers: expected a list"),
+    ] {
+        let hooks = Hooks::new(state(mutate));
+        let response = hooks.answer(PODS, &pod_review()).await;
+        assert!(response.get("patch").is_none());
+        assert_eq!(response["warnings"].as_array().unwrap().len(), 1);
+        assert!(response["warnings"][0].as_str().unwrap().contains(warning), "{response}");
+        assert_eq!(hooks.counted(Hook::Pods, outcome), 1);
+    }
+}
+
+#[tokio::test]
+async fn without_the_cluster_everything_is_admitted_as_it_is() {
+    let ready = || state(marks);
+    for state in [
+        State { nodes: mirror(None), ..ready() },
+        State { namespaces: mirror(None), ..ready() },
+        State { namespaces: mirror(Some(Vec::new())), ..ready() },
+    ] {
+        let hooks = Hooks::new(state);
+        let response = hooks.answer(PODS, &pod_review()).await;
+        assert!(response.get("patch").is_none());
+        assert!(response["warnings"][0].as_str().unwrap().contains("not known yet"), "{response}");
+        assert_eq!(hooks.counted(Hook::Pods, Outcome::NotReady), 1);
+    }
+    let hooks = Hooks::new(State { nodes: mirror(None), ..ready() });
+    let target = json!({"kind": "Node", "name": "node-a"});
+    assert_eq!(hooks.answer(BINDINGS, &binding_review(&target)).await, json!({"uid": "u-1", "allowed": true}));
+}
+
+#[tokio::test]
+async fn a_binding_gets_the_values_of_its_node() {
+    let hooks = Hooks::new(state(panics));
+    let target = json!({"kind": "Node", "name": "node-a"});
+    let expected =
+        json!([{"op": "add", "path": "/metadata/annotations", "value": {"env.railbind.dev/UCX_IB_GID_INDEX": "3"}}]);
+    let response = hooks.answer(BINDINGS, &binding_review(&target)).await;
+    assert_eq!(decoded(&response), expected);
+    let mut legacy = binding_review(&json!({"name": "node-a"}));
+    legacy["request"]["resource"]["resource"] = json!("bindings");
+    legacy["request"]["subResource"] = Value::Null;
+    assert_eq!(decoded(&hooks.answer(BINDINGS, &legacy).await), expected);
+    assert_eq!(hooks.counted(Hook::Bindings, Outcome::Patched), 2);
+}
+
+#[tokio::test]
+async fn other_bindings_pass() {
+    let hooks = Hooks::new(state(panics));
+    let bare = json!({"uid": "u-1", "allowed": true});
+    for target in [json!({"kind": "Node", "name": "node-z"}), json!({"kind": "Pod", "name": "node-a"}), Value::Null] {
+        assert_eq!(hooks.answer(BINDINGS, &binding_review(&target)).await, bare, "{target}");
+    }
+    let off = Hooks::new(State { binding: BindingEngine::Off, ..state(panics) });
+    let target = json!({"kind": "Node", "name": "node-a"});
+    assert_eq!(off.answer(BINDINGS, &binding_review(&target)).await, bare);
+    assert_eq!(
+        (hooks.counted(Hook::Bindings, Outcome::Skipped), off.counted(Hook::Bindings, Outcome::Skipped)),
+        (3, 1)
+    );
+}
+
+#[tokio::test]
+async fn values_that_would_poison_a_pod_stay_out() {
+    let mut state = state(panics);
+    state.bind_values = |_, _| BTreeMap::from([("not a name".into(), "x".into())]);
+    let hooks = Hooks::new(state);
+    let target = json!({"kind": "Node", "name": "node-a"});
+    assert_eq!(hooks.answer(BINDINGS, &binding_review(&target)).await, json!({"uid": "u-1", "allowed": true}));
+    assert_eq!(hooks.counted(Hook::Bindings, Outcome::SelfCheckFailed), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_a_bad_request_that_says_why() {
+    let hooks = Hooks::new(state(marks));
+    let deep = format!("{{\"request\":{{\"object\":{}{}}}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for (body, why) in [
+        (String::new(), "EOF while parsing"),
+        ("{".into(), "EOF while parsing"),
+        ("\u{fffd}".into(), "expected value"),
+        (json!({"apiVersion": "v1", "kind": "Pod"}).to_string(), r#"got "Pod" of "v1""#),
+        (deep, "recursion limit exceeded"),
+    ] {
+        let (status, text) = hooks.send(PODS, body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(text.starts_with("railbind-webhook: ") && text.contains(why), "{text}");
+    }
+    assert_eq!(hooks.counted(Hook::Pods, Outcome::Malformed), 5);
+}
+
+#[tokio::test]
+async fn large_reviews_up_to_a_bound() {
+    let hooks = Hooks::new(state(marks));
+    let review_of = |size: usize| {
+        let mut review = pod_review();
+        review["request"]["object"]["spec"]["unknown"] = json!("x".repeat(size));
+        serde_json::to_vec(&review).unwrap()
+    };
+    assert_eq!(hooks.send(PODS, review_of(7 << 20)).await.0, StatusCode::OK);
+    assert_eq!(hooks.send(PODS, review_of(9 << 20)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    // Also where its length is not announced.
+    let chunks = stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 20]))));
+    assert_eq!(hooks.send(PODS, Body::from_stream(chunks)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(hooks.counted(Hook::Pods, Outcome::TooLarge), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for_longer_than_the_api_server_waits() {
+    let hooks = Hooks::new(state(marks));
+    let stalled = Body::from_stream(stream::iter([Ok::<_, std::io::Error>(Bytes::from("{"))]).chain(stream::pending()));
+    let (status, text) = hooks.send("/mutate/pods?timeout=20ms", stalled).await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::REQUEST_TIMEOUT, "railbind-webhook: the body did not come in time\n")
+    );
+    assert_eq!(hooks.counted(Hook::Pods, Outcome::TimedOut), 1);
+}
+
+#[tokio::test]
+async fn other_methods_and_paths() {
+    let hooks = Hooks::new(state(marks));
+    let get = Request::get(PODS).body(Body::empty()).unwrap();
+    assert_eq!(hooks.server.router().oneshot(get).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(hooks.send("/mutate", "{}").await.0, StatusCode::NOT_FOUND);
+}

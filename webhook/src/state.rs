@@ -1,0 +1,52 @@
+//! What a review is answered from.
+
+use std::collections::BTreeMap;
+
+use policies::{plan, profile::Profiles, select::NodeView};
+use serde_json::Value;
+
+use crate::{
+    args::BindingEngine,
+    metrics::Metrics,
+    mirror::Mirror,
+    mutate::{self, Context, Malformed, Outcome},
+    nodes::NamespaceView,
+};
+
+/// Decides about a pod.
+pub type Mutate = fn(&Value, &Context<'_>) -> Result<Outcome, Malformed>;
+/// A node's late-bound variables.
+pub type BindValues = fn(&Profiles, &NodeView) -> BTreeMap<String, String>;
+
+/// What a review is answered from.
+#[derive(Debug)]
+pub struct State {
+    /// The nodes.
+    pub nodes: Mirror<NodeView>,
+    /// The namespaces.
+    pub namespaces: Mirror<NamespaceView>,
+    /// The profiles.
+    pub profiles: Profiles,
+    /// Whether Bindings get values here.
+    pub binding: BindingEngine,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The decision about a pod, [`mutate::pod`]; a field so that tests can put trouble in its place.
+    pub mutate: Mutate,
+    /// A node's values, [`plan::bind_values`].
+    pub bind_values: BindValues,
+}
+
+impl State {
+    /// With the decisions of this version.
+    pub fn new(
+        nodes: Mirror<NodeView>,
+        namespaces: Mirror<NamespaceView>,
+        profiles: Profiles,
+        binding: BindingEngine,
+        metrics: Metrics,
+    ) -> Self {
+        let (mutate, bind_values) = (mutate::pod as Mutate, plan::bind_values as BindValues);
+        Self { nodes, namespaces, profiles, binding, metrics, mutate, bind_values }
+    }
+}

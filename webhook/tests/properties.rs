@@ -1,0 +1,252 @@
+//! Laws of the mutation, on pods that no person would write: asking twice changes nothing more, what we do not know survives byte
+//! for byte, and only pointers of the allow-list are touched.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use policies::{profile::Profiles, select::NodeView};
+use proptest::{collection, option, prelude::*, sample};
+use serde_json::{Map, Value, json};
+use webhook::mutate::{self, Context};
+
+fn nodes() -> Vec<Arc<NodeView>> {
+    let node = |name: &str, labels: &[(&str, &str)], allocatable: &[(&str, &str)]| {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        Arc::new(NodeView {
+            name: name.into(),
+            labels: map(labels),
+            allocatable: map(allocatable),
+            ..NodeView::default()
+        })
+    };
+    vec![
+        node(
+            "roce",
+            &[
+                ("railbind.dev/fabric", "roce"),
+                ("railbind.dev/profile", "roce-gpudirect"),
+                ("railbind.dev/gid-index", "3"),
+            ],
+            &[("nvidia.com/gpu", "8"), ("rdma/ib", "8")],
+        ),
+        node(
+            "efa",
+            &[("railbind.dev/fabric", "efa"), ("railbind.dev/profile", "efa-host-staged"), ("kind", "efa")],
+            &[("nvidia.com/gpu", "8"), ("vpc.amazonaws.com/efa", "32")],
+        ),
+    ]
+}
+
+/// Any JSON, as a field that this version does not know might hold.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_filter("JSON has no NaN", |n| n.is_finite()).prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            collection::btree_map("[a-zA-Z~/.]{1,8}", inner, 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// Absent, null, or there: the three ways in which an optional field can be.
+fn maybe(strategy: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Option<Value>> {
+    prop_oneof![Just(None), Just(Some(Value::Null)), strategy.prop_map(Some)].boxed()
+}
+
+/// An object of these optional fields plus some that nobody knows.
+fn object(fields: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedStrategy<Value> {
+    let known: Vec<BoxedStrategy<Option<(String, Value)>>> = fields
+        .into_iter()
+        .map(|(key, strategy)| strategy.prop_map(move |value| value.map(|value| (key.to_owned(), value))).boxed())
+        .collect();
+    (known, collection::vec(("future[A-Z][a-z]{0,4}", anything()), 0..2))
+        .prop_map(|(known, unknown)| {
+            Value::Object(known.into_iter().flatten().chain(unknown).collect::<Map<String, Value>>())
+        })
+        .boxed()
+}
+
+fn one_of(values: Vec<Value>) -> BoxedStrategy<Value> {
+    sample::select(values).boxed()
+}
+
+fn container() -> BoxedStrategy<Value> {
+    let quantities = || {
+        object(vec![
+            ("nvidia.com/gpu", maybe(one_of(vec![json!("1"), json!(2), json!("8")]))),
+            ("rdma/ib", maybe(one_of(vec![json!("1")]))),
+            ("cpu", maybe(one_of(vec![json!("500m")]))),
+        ])
+    };
+    let variable = one_of(vec![
+        json!({"name": "UCX_TLS", "value": "tcp"}),
+        json!({"name": "UCX_RNDV_SCHEME", "value": "get_zcopy"}),
+        json!({"name": "UCX_IB_GID_INDEX", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+        json!({"name": "OTHER", "value": ""}),
+        json!({"name": "NOTHING"}),
+    ]);
+    let capabilities = object(vec![
+        ("add", maybe(one_of(vec![json!([]), json!(["SYS_PTRACE"]), json!(["CAP_IPC_LOCK"])]))),
+        ("drop", maybe(one_of(vec![json!(["ALL"])]))),
+    ]);
+    object(vec![
+        ("name", one_of(vec![json!("main"), json!("side")]).prop_map(Some).boxed()),
+        ("image", maybe(one_of(vec![json!("vllm/vllm-openai"), json!("trtllm"), json!("busybox")]))),
+        ("args", maybe(one_of(vec![json!(["--disaggregation-mode", "prefill"]), json!([])]))),
+        ("env", maybe(collection::vec(variable, 0..3).prop_map(Value::from))),
+        ("resources", maybe(object(vec![("limits", maybe(quantities())), ("requests", maybe(quantities()))]))),
+        (
+            "securityContext",
+            maybe(object(vec![
+                ("privileged", maybe(one_of(vec![json!(true), json!(false)]))),
+                ("capabilities", maybe(capabilities)),
+            ])),
+        ),
+        (
+            "volumeMounts",
+            maybe(one_of(vec![
+                json!([]),
+                json!([{"name": "data", "mountPath": "/data"}]),
+                json!([{"name": "d", "mountPath": "/dev/shm/"}]),
+            ])),
+        ),
+        ("restartPolicy", maybe(one_of(vec![json!("Always")]))),
+    ])
+}
+
+fn pod() -> BoxedStrategy<Value> {
+    let annotations = object(vec![
+        ("railbind.dev/placement", maybe(one_of(vec![json!("preferred"), json!("none"), json!("?")]))),
+        ("railbind.dev/containers", maybe(one_of(vec![json!("main,side")]))),
+        ("railbind.dev/decision", maybe(one_of(vec![json!("not json"), json!(r#"{"profile":"efa-host-staged"}"#)]))),
+        ("env.railbind.dev/UCX_IB_GID_INDEX", maybe(one_of(vec![json!("7")]))),
+    ]);
+    let labels = object(vec![
+        ("railbind.dev/inject", maybe(one_of(vec![json!("enabled"), json!("disabled"), json!("yes")]))),
+        ("llm-d.ai/role", maybe(one_of(vec![json!("decode")]))),
+    ]);
+    let term = object(vec![
+        (
+            "matchExpressions",
+            maybe(one_of(vec![json!([]), json!([{"key": "kind", "operator": "In", "values": ["efa"]}])])),
+        ),
+        ("matchFields", maybe(one_of(vec![json!([{"key": "metadata.name", "operator": "In", "values": ["roce"]}])]))),
+    ]);
+    let affinity = object(vec![
+        (
+            "nodeAffinity",
+            maybe(object(vec![(
+                "requiredDuringSchedulingIgnoredDuringExecution",
+                maybe(object(vec![("nodeSelectorTerms", maybe(collection::vec(term, 0..3).prop_map(Value::from)))])),
+            )])),
+        ),
+        ("podAntiAffinity", maybe(anything())),
+    ]);
+    let spec = object(vec![
+        ("containers", collection::vec(container(), 1..3).prop_map(|list| Some(Value::from(list))).boxed()),
+        ("initContainers", maybe(collection::vec(container(), 0..2).prop_map(Value::from))),
+        ("affinity", maybe(affinity)),
+        ("nodeSelector", maybe(one_of(vec![json!({"kind": "efa"}), json!({})]))),
+        ("nodeName", maybe(one_of(vec![json!("roce"), json!("elsewhere")]))),
+        ("volumes", maybe(one_of(vec![json!([]), json!([{"name": "data", "emptyDir": {}}])]))),
+    ]);
+    object(vec![
+        (
+            "metadata",
+            object(vec![("labels", maybe(labels)), ("annotations", maybe(annotations))]).prop_map(Some).boxed(),
+        ),
+        ("spec", spec.prop_map(Some).boxed()),
+        ("status", maybe(anything())),
+    ])
+}
+
+/// Everything that `before` says, `after` says too, at the same place and in the same bytes. Only nulls may have been filled.
+fn survives(path: &str, before: &Value, after: &Value) -> Result<(), TestCaseError> {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            for (key, value) in before {
+                let Some(now) = after.get(key) else {
+                    return Err(TestCaseError::fail(format!("{path}/{key} is gone")));
+                };
+                survives(&format!("{path}/{key}"), value, now)?;
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            prop_assert!(before.len() <= after.len(), "{path} lost elements");
+            for (index, (value, now)) in before.iter().zip(after).enumerate() {
+                survives(&format!("{path}/{index}"), value, now)?;
+            }
+        }
+        (Value::Null, _) => {}
+        _ => prop_assert_eq!(before.to_string(), after.to_string(), "{}", path),
+    }
+    Ok(())
+}
+
+/// The allow-list, written down here a second time: two ways that must agree.
+fn allowed(pointer: &str) -> bool {
+    let parts: Vec<&str> = pointer.split('/').skip(1).collect();
+    match parts.as_slice() {
+        ["metadata", "annotations"]
+        | ["spec", "volumes" | "affinity"]
+        | ["spec", "volumes", "-"]
+        | ["spec", "affinity", "nodeAffinity", ..] => true,
+        ["metadata", "annotations", key] => key.starts_with("railbind.dev~1") || key.starts_with("env.railbind.dev~1"),
+        ["spec", "containers" | "initContainers", index, field, ..] => {
+            index.parse::<usize>().is_ok() && ["env", "resources", "securityContext", "volumeMounts"].contains(field)
+        }
+        _ => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn laws(pod in pod(), enforce in option::of(sample::select(vec!["baseline", "privileged"]))) {
+        let nodes = nodes();
+        let profiles = Profiles::embedded().expect("the shipped profiles");
+        let labels: BTreeMap<String, String> = enforce
+            .map(|level| ("pod-security.kubernetes.io/enforce".to_owned(), level.to_owned()))
+            .into_iter()
+            .collect();
+        let annotations = BTreeMap::new();
+        let context = Context {
+            namespace_labels: &labels,
+            namespace_annotations: &annotations,
+            nodes: &nodes,
+            profiles: &profiles,
+        };
+        let Ok(first) = mutate::pod(&pod, &context) else { return Ok(()) };
+        let mut patched = pod.clone();
+        json_patch::patch(&mut patched, &first.patch).expect("the patch applies");
+        survives("", &pod, &patched)?;
+        for operation in first.patch.iter() {
+            let operation = json!(operation);
+            prop_assert_eq!(&operation["op"], "add");
+            let path = operation["path"].as_str().expect("a path");
+            prop_assert!(allowed(path), "{}", path);
+        }
+        // Every reference to one of our annotations finds it: a missing one would be an empty variable.
+        for list in ["containers", "initContainers"] {
+            for container in patched["spec"][list].as_array().into_iter().flatten() {
+                for variable in container["env"].as_array().into_iter().flatten() {
+                    let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap_or_default();
+                    if let Some(key) = field.strip_prefix("metadata.annotations['").and_then(|rest| rest.strip_suffix("']")) {
+                        prop_assert!(patched["metadata"]["annotations"][key].is_string(), "{}", key);
+                    }
+                }
+            }
+        }
+        let second = mutate::pod(&patched, &context).expect("a patched pod is well-formed");
+        prop_assert!(second.patch.is_empty(), "second patch: {}", json!(second.patch));
+    }
+}
