@@ -1,0 +1,37 @@
+# Railbind's commands. Each sets up what it needs; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.PHONY: help setup build demo demo-up demo-down test lint fmt bench clean
+
+help: ## List the commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install the system packages and toolchains that are missing
+	@scripts/setup.sh
+
+build: setup ## Build both binaries
+	cargo build --locked -p railbind-agent -p railbind-webhook
+
+demo: build ## The main job on a real control plane: six nodes, labels, workers, and what their containers got
+	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo run --locked -q -p railbind-tests --bin demo
+
+demo-up: build ## The same, left running for play, with a kubeconfig
+	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo run --locked -q -p railbind-tests --bin demo -- up
+
+demo-down: ## Stop what demo-up started
+	@cargo run --locked -q -p railbind-tests --bin demo -- down
+
+test: setup ## All tests: unit, snapshot, property, and on the real control plane
+	@scripts/test.sh
+
+lint: setup ## Formatting and lints, warnings as errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cd tests/kube && test -z "$$(gofmt -l .)" && go vet ./...
+
+fmt: ## Format
+	cargo fmt --all
+	cd tests/kube && gofmt -w .
+
+clean: ## Remove build outputs of this tree; the cached control plane stays
+	cargo clean

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs every test and ends with one line of counts. A test that needs hardware that is not here counts as skipped (`ignored`).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+kube=$(scripts/build-kube.sh) || exit 1
+export RAILBIND_KUBE=$kube
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+
+awk '
+  /^test result: / {
+    for (i = 1; i < NF; i++) {
+      if ($(i + 1) ~ /^passed/) passed += $i
+      if ($(i + 1) ~ /^failed/) failed += $i
+      if ($(i + 1) ~ /^ignored/) skipped += $i
+    }
+  }
+  END { printf "\ntests: %d passed, %d failed, %d skipped\n", passed, failed, skipped }
+' "$log"
+exit "$status"

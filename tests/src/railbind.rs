@@ -1,0 +1,171 @@
+//! Railbind's own processes on a cluster: the real binaries, each under its own service account's rights.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{Node, ServiceAccount},
+};
+use kube::{Api, Resource, ResourceExt, api::PostParams};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{Cluster, LIMIT, Process, free_port, until};
+
+/// Namespace of the manifests.
+pub const NAMESPACE: &str = "railbind-system";
+
+/// A process of ours with its admin server.
+#[derive(Debug)]
+pub struct Daemon {
+    /// The process.
+    pub process: Process,
+    admin: SocketAddr,
+}
+
+impl Daemon {
+    /// Body of an admin page (`/readyz`, `/metrics`), with its status.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin).await.context("connect to the admin server")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP status")?;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        Ok((status, body))
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&mut self) -> Result<()> {
+        let name = self.process.name().to_owned();
+        let waited = until(format_args!("{name} to be ready"), LIMIT, || async {
+            let (status, body) = self.get("/readyz").await?;
+            ensure!(status == 200, "{body}");
+            Ok(())
+        })
+        .await;
+        waited.with_context(|| format!("{name} says:\n{}", self.process.tail(15)))
+    }
+
+    /// The sum of a metric's samples whose line contains `labels`.
+    pub async fn metric(&self, name: &str, labels: &str) -> Result<f64> {
+        let (_, text) = self.get("/metrics").await?;
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+impl Cluster {
+    /// Service accounts, roles and policies of `manifests/base`: all of it but the workloads, which run as processes here.
+    pub async fn install_identities(&self) -> Result<()> {
+        for file in ["namespace.yaml", "agent.yaml", "agent-fence.yaml", "webhook.yaml"] {
+            let path = repository().join("manifests/base").join(file);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            let workload = |document: &&str| {
+                ["DaemonSet", "Deployment"].iter().any(|kind| document.contains(&format!("kind: {kind}\n")))
+            };
+            let documents: Vec<&str> = text.split("\n---\n").filter(|document| !workload(document)).collect();
+            self.apply(&documents.join("\n---\n")).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs `railbind-agent run` for a node, with a token that is bound to it as a pod's would be.
+    pub async fn spawn_agent(&self, node: &str, root: &Path, period: &str) -> Result<Daemon> {
+        let bound: Node = Api::all(self.client().await?).get(node).await?;
+        let kubeconfig = self.identity("railbind-agent", Some(&bound)).await?;
+        self.spawn_agent_with(&format!("agent-{node}"), node, root, period, &kubeconfig)
+    }
+
+    /// The same with any kubeconfig.
+    pub fn spawn_agent_with(
+        &self,
+        name: &str,
+        node: &str,
+        root: &Path,
+        period: &str,
+        kubeconfig: &Path,
+    ) -> Result<Daemon> {
+        let args = ["run", "--node-name", node, "--root", text(root)?, "--period", period, "--start-jitter", "0"];
+        self.daemon(name, "railbind-agent", &args, kubeconfig)
+    }
+
+    /// Runs `railbind-webhook serve`, registered under its URL, and waits until it is.
+    pub async fn spawn_webhook(&self, name: &str) -> Result<Daemon> {
+        let kubeconfig = self.identity("railbind-webhook", None).await?;
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let url = format!("https://{listen}");
+        let mut webhook = self.daemon(
+            name,
+            "railbind-webhook",
+            &["serve", "--listen", &listen, "--url", &url, "--namespace", NAMESPACE, "--drain-seconds", "1"],
+            &kubeconfig,
+        )?;
+        webhook.ready().await?;
+        Ok(webhook)
+    }
+
+    fn daemon(&self, name: &str, program: &str, args: &[&str], kubeconfig: &Path) -> Result<Daemon> {
+        let admin: SocketAddr = format!("127.0.0.1:{}", free_port()?).parse()?;
+        let listen = admin.to_string();
+        let args = args.iter().copied().chain(["--admin-listen", &listen]);
+        let process = self.spawn(name, binary(program)?, args, &[("KUBECONFIG", text(kubeconfig)?)])?;
+        Ok(Daemon { process, admin })
+    }
+
+    /// A kubeconfig of one of our service accounts.
+    pub async fn identity(&self, account: &str, node: Option<&Node>) -> Result<PathBuf> {
+        let bound = node.map(|node| BoundObjectReference {
+            api_version: Some(Node::api_version(&()).into_owned()),
+            kind: Some(Node::kind(&()).into_owned()),
+            name: Some(node.name_any()),
+            uid: node.uid(),
+        });
+        let spec = TokenRequestSpec { bound_object_ref: bound, ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, NAMESPACE);
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
+        let token = answer.with_context(|| format!("a token for {account}"))?.status.context("no token")?.token;
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {
+                "server": self.url(),
+                "certificate-authority": self.path().join("ca.crt"),
+            }}],
+            "users": [{"name": account, "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": account}}],
+            "current-context": "test",
+        });
+        let file =
+            self.path().join(format!("{account}-{}.kubeconfig", node.map(ResourceExt::name_any).unwrap_or_default()));
+        std::fs::write(&file, kubeconfig.to_string()).with_context(|| format!("write {}", file.display()))?;
+        Ok(file)
+    }
+}
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// One of our binaries, beside this one or one folder up: where cargo puts both.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("where am I")?;
+    match own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("no {name} near {}: run `cargo build --workspace` first", own.display()),
+    }
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
