@@ -108,16 +108,16 @@ fn read_nodes(file: &Path) -> anyhow::Result<Vec<Arc<NodeView>>> {
 fn read_pods(file: &Path) -> anyhow::Result<Vec<(String, Value)>> {
     let mut found = Vec::new();
     for object in objects(file)? {
-        let kind = object["kind"].as_str().unwrap_or("object").to_owned();
+        let kind = object["kind"].as_str().unwrap_or("Pod").to_owned();
         let name = format!("{kind}/{}", object["metadata"]["name"].as_str().unwrap_or("?"));
         let template =
             ["/spec/template", "/spec/jobTemplate/spec/template", "/spec/leaderWorkerTemplate/workerTemplate"]
                 .iter()
                 .find_map(|pointer| object.pointer(pointer));
-        match (kind.as_str(), template) {
-            ("Pod", _) => found.push((name, object)),
-            (_, Some(template)) => found.push((name, template.clone())),
-            _ => {}
+        match template {
+            Some(template) => found.push((name, template.clone())),
+            None if object["spec"]["containers"].is_array() => found.push((name, object)),
+            None => {}
         }
     }
     if found.is_empty() {

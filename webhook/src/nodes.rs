@@ -18,6 +18,7 @@ use policies::select::{NodeView, Taint};
 use crate::{
     metrics::Metrics,
     mirror::{Named, Writer},
+    retry,
 };
 
 impl Named for NodeView {
@@ -78,11 +79,24 @@ async fn follow<K: Debug + Send, T: Named + PartialEq>(
                     heard(writer.len());
                 }
             }
-            Err(error) if synced => tracing::warn!(%error, "watch; going on with what is known"),
-            Err(error) => check.not_ready(format!("first list: {error}")),
+            Err(error) if synced => {
+                tracing::warn!(error = why(error), "watch; going on with what is known");
+            }
+            Err(error) => check.not_ready(format!("first list: {}", why(error))),
         }
     }
     tracing::error!("a watch ended");
+}
+
+/// In a sentence: as it is, it shows the API server's answer twice, once as a structure.
+fn why(error: Error) -> String {
+    match error {
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
+            retry::sort(error).to_string()
+        }
+        Error::WatchError(status) => status.message,
+        Error::NoResourceVersion => error.to_string(),
+    }
 }
 
 /// What the webhook keeps of a Node.

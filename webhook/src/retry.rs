@@ -61,7 +61,8 @@ pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
     }
 }
 
-fn sort(error: kube::Error) -> ApiError {
+/// Sorts a failure.
+pub fn sort(error: kube::Error) -> ApiError {
     match error {
         kube::Error::Api(status) => {
             let text = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };

@@ -11,7 +11,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
     /// What to log: a level, or directives such as `info,kube=debug`
-    #[arg(long = "log-level", env = "RAILBIND_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long = "log-level", env = "RAILBIND_LOG", value_name = "FILTER", default_value = "info,kube_runtime=error")]
     pub filter: String,
     /// Form of a log line
     #[arg(long = "log-format", env = "RAILBIND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

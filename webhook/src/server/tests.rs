@@ -2,24 +2,38 @@
 
 #![expect(clippy::unnecessary_wraps, reason = "stand-ins for a decision that can fail")]
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::{Body, Bytes, to_bytes},
     http::{Request, StatusCode},
 };
+use axum_server::tls_rustls::RustlsConfig;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use daemon::{Readiness, Shutdown};
 use futures::{StreamExt as _, stream};
 use json_patch::Patch;
 use kube::runtime::watcher::Event;
 use policies::{profile::Profiles, select::NodeView};
 use prometheus_client::registry::Registry;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::{BINDINGS, Config, PODS, Server};
 use crate::{
     args::BindingEngine,
+    certs::Authority,
     metrics::{Hook, Metrics, Outcome},
     mirror::{Mirror, Named},
     mutate::{self, Context, Malformed},
@@ -325,4 +339,48 @@ async fn other_methods_and_paths() {
     let get = Request::get(PODS).body(Body::empty()).unwrap();
     assert_eq!(hooks.server.router().oneshot(get).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(hooks.send("/mutate", "{}").await.0, StatusCode::NOT_FOUND);
+}
+
+#[test]
+fn idle_connections_outlive_the_api_servers_patience() {
+    let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), Duration::ZERO);
+    assert!(config.idle >= Duration::from_secs(100), "the API server drops idle ones after 90 s");
+}
+
+/// A connection that was opened and never used is what the API server's pool holds in reserve: it lives exactly as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spare_connection_lives_for_the_idle_time() {
+    let now = std::time::SystemTime::now();
+    let authority = Authority::generate(now).unwrap();
+    let leaf = authority.issue(&["127.0.0.1".into()], now).unwrap();
+    let idle = Duration::from_millis(500);
+    let config = Config { idle, ..Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), Duration::ZERO) };
+    let server = Server::new(config, Arc::new(state(ignores)));
+    let handle = server.handle();
+    let (trigger, shutdown) = Shutdown::by_hand();
+    let check = Readiness::default().check("server");
+    let running = tokio::spawn(server.run(RustlsConfig::from_config(leaf.config), shutdown, check));
+    let address = handle.listening().await.unwrap();
+
+    let lived = tokio::task::spawn_blocking(move || {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.bundle_pem().as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = ClientConnection::new(Arc::new(config), "127.0.0.1".try_into().unwrap()).unwrap();
+        let mut stream = StreamOwned::new(client, TcpStream::connect(address).unwrap());
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        let started = Instant::now();
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+        started.elapsed()
+    });
+    let lived = lived.await.unwrap();
+    assert!(lived >= idle * 9 / 10 && lived < idle * 10, "{lived:?}");
+    trigger.pull();
+    running.await.unwrap().unwrap();
 }

@@ -1,0 +1,24 @@
+//! The README's tables and the manifests spell the names as the code does.
+
+use policies::names::{DOMAIN, annotation, label};
+
+const README: &str = include_str!("../../README.md");
+const FENCE: &str = include_str!("../../manifests/base/agent-fence.yaml");
+
+#[test]
+fn every_label_and_annotation_is_in_the_readme() {
+    // The self-test is not there yet, and nothing writes its label.
+    let labels = label::ALL.iter().filter(|name| **name != label::SELFTEST);
+    let users =
+        [label::INJECT, annotation::CONTAINERS, annotation::PLACEMENT, annotation::UCX_VERSION, annotation::DECISION];
+    for name in labels.chain(&users) {
+        assert!(README.contains(&format!("`{name}`")), "README.md does not name {name}");
+    }
+}
+
+#[test]
+fn the_fence_holds_the_agent_to_our_prefix() {
+    let prefix = format!("startsWith('{DOMAIN}/')");
+    assert_eq!(FENCE.matches("startsWith('").count(), FENCE.matches(&prefix).count());
+    assert!(FENCE.matches(&prefix).count() >= 6);
+}
