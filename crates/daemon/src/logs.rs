@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn flags() {
         let logs = Cli::parse_from(["x"]).logs;
-        assert_eq!((logs.filter.as_str(), logs.format), ("info", LogFormat::Text));
+        assert_eq!((logs.filter.as_str(), logs.format), ("info,kube_runtime=error", LogFormat::Text));
         let logs = Cli::parse_from(["x", "--log-level", "warn,kube=debug", "--log-format", "json"]).logs;
         assert_eq!((logs.filter.as_str(), logs.format), ("warn,kube=debug", LogFormat::Json));
     }
