@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test lint fmt bench clean
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,16 @@ demo-down: ## Stop what demo-up started
 test: setup ## All tests: unit, snapshot, property, and on the real control plane
 	@scripts/test.sh
 
+test-roce: ## The agent on two guests with soft-RoCE: real GID tables, link down and up, device gone and back
+	@tests/roce/run.sh
+
 lint: setup ## Formatting and lints, warnings as errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cd tests/kube && test -z "$$(gofmt -l .)" && go vet ./...
+
+generate: setup ## Write the CRDs from the types
+	cargo run --locked -q -p railbind-api --example crds
 
 fmt: ## Format
 	cargo fmt --all

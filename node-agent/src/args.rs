@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use daemon::{AdminArgs, LogArgs};
 
-use crate::{run, survey};
+use crate::{probe, run, survey, uninstall};
 
 /// Probes what this node's fabric really is and labels the node with it.
 #[derive(Debug, Parser)]
@@ -20,8 +20,13 @@ pub struct Args {
 enum Command {
     /// Read a /sys, /proc and /dev tree and print its facts, labels and problems. Touches nothing.
     Survey(SurveyArgs),
+    /// Load UCX or CUDA in a process of its own, ask it about this node, and print what it says.
+    #[command(subcommand)]
+    Probe(ProbeCommand),
     /// Survey this node now, on change and at a period, and keep its Node object's labels true.
     Run(RunArgs),
+    /// Remove every label, annotation, condition and NodeFabric that agents wrote, with your own rights. Delete the DaemonSet first.
+    Uninstall,
 }
 
 /// `railbind-agent survey`.
@@ -33,6 +38,56 @@ pub struct SurveyArgs {
     /// Print JSON: `{"labels": …, "facts": …, "problems": […]}`.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `railbind-agent probe`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ProbeCommand {
+    /// UCX: version, transports and devices, memory types, changed settings, variables that it does not know.
+    Ucx(UcxProbeArgs),
+    /// CUDA: driver, GPUs, GPUDirect attributes, and a real export of GPU memory to a DMA-BUF and to the NICs.
+    Cuda(CudaProbeArgs),
+    /// What the two above run in their child process.
+    #[command(subcommand, hide = true)]
+    Child(ProbeChild),
+}
+
+/// `railbind-agent probe ucx`. The `UCX_` variables of the environment are in force, as they would be for a worker.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct UcxProbeArgs {
+    /// Folder to take UCX from instead of those of the dynamic loader; several are tried in order.
+    #[arg(long = "lib", value_name = "DIR", env = "RAILBIND_UCX_LIB", value_delimiter = ':')]
+    pub folders: Vec<PathBuf>,
+    /// Seconds after which it counts as hung.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub deadline: Duration,
+    /// Print JSON: `{"facts": …, "problems": […]}`.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `railbind-agent probe cuda`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct CudaProbeArgs {
+    /// Seconds after which it counts as hung. A driver without persistence mode takes seconds for each GPU.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub deadline: Duration,
+    /// Print JSON: `{"facts": …, "problems": […]}`.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The hidden commands of the child process.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ProbeChild {
+    /// Load UCX and report.
+    Ucx {
+        /// Folders to take UCX from.
+        #[arg(long = "lib")]
+        folders: Vec<PathBuf>,
+    },
+    /// Load CUDA and report.
+    Cuda,
 }
 
 /// `railbind-agent run`.
@@ -50,6 +105,12 @@ pub struct RunArgs {
     /// Upper bound in seconds of the random wait before the first write, so that agents that start together do not write together.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub start_jitter: Duration,
+    /// Load UCX and CUDA in child processes and ask them too; off where the tree is another machine's.
+    #[arg(long, default_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub probes: bool,
+    /// Folder to take UCX from instead of those of the dynamic loader; several are tried in order.
+    #[arg(long = "ucx-lib", value_name = "DIR", env = "RAILBIND_UCX_LIB", value_delimiter = ':')]
+    pub ucx_folders: Vec<PathBuf>,
     /// Admin server.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -63,13 +124,19 @@ impl Args {
     pub fn execute(self) -> anyhow::Result<()> {
         match self.command {
             Command::Survey(args) => survey::print(&args),
+            Command::Probe(command) => probe::execute(&command),
             Command::Run(args) => {
                 args.log.init()?;
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.context("starting the async runtime")?.block_on(run::run(args))
+                block_on(run::run(args))
             }
+            Command::Uninstall => block_on(uninstall::run()),
         }
     }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("starting the async runtime")?.block_on(work)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -2,6 +2,11 @@
 
 pub mod args;
 pub mod events;
+pub mod metrics;
+pub mod node_fabric;
+pub mod probe;
 pub mod publish;
 pub mod run;
 pub mod survey;
+pub mod tell;
+pub mod uninstall;

@@ -99,18 +99,32 @@ pub fn object(name: &str, wanted: &Publication, current: &Current, now: &str) ->
     })
 }
 
-/// Makes the Node, last read as `node`, say what the survey found. Returns whether anything was written.
+/// What a write did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Node said it already.
+    Unchanged,
+    /// Written. Carries the condition before and after.
+    Written {
+        /// Before; `None` where there was none.
+        before: Option<Condition>,
+        /// After.
+        after: Condition,
+    },
+}
+
+/// Makes the Node, last read as `node`, say what the survey found.
 ///
 /// # Errors
 /// The API server's, as they are: the caller retries.
-pub async fn publish(nodes: &Api<Node>, name: &str, node: &Node, survey: &Survey, now: &str) -> kube::Result<bool> {
+pub async fn publish(nodes: &Api<Node>, name: &str, node: &Node, survey: &Survey, now: &str) -> kube::Result<Outcome> {
     let current = Current::of(node);
     let wanted = publication(survey, &current);
     if is_published(&wanted, &current) {
-        return Ok(false);
+        return Ok(Outcome::Unchanged);
     }
     // One write of nodes/status carries labels and annotations too, and cannot touch spec.
     let params = PatchParams::apply(AGENT_MANAGER).force();
     nodes.patch_status(name, &params, &Patch::Apply(object(name, &wanted, &current, now))).await?;
-    Ok(true)
+    Ok(Outcome::Written { before: current.condition.map(|(condition, _)| condition), after: wanted.condition })
 }

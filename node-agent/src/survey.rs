@@ -5,14 +5,16 @@ use std::{collections::BTreeMap, fmt::Write, io, path::Path};
 use anyhow::Context;
 use policies::{
     fabric::{Fact, Facts, Problem},
+    node_fabric::{self, NodeFabricStatus},
+    probe::{CudaFacts, UcxFacts},
     profile::Profiles,
     report,
     verdict::{self, Verdict},
 };
 use serde::Serialize;
-use sysfs::Root;
+use sysfs::{Cache, Root};
 
-use crate::args::SurveyArgs;
+use crate::{args::SurveyArgs, probe::Probed};
 
 /// What a survey found.
 #[derive(Debug, Clone)]
@@ -23,24 +25,72 @@ pub struct Survey {
     pub verdict: Verdict,
     /// Problems of reading and of the verdict, sorted.
     pub problems: Vec<Problem>,
+    /// What the probes said.
+    pub probes: Probes,
 }
 
 /// The machine-readable form.
 #[derive(Debug, Serialize)]
 struct Output<'a> {
     labels: BTreeMap<String, String>,
-    facts: &'a Facts,
+    facts: NodeFabricStatus,
     problems: &'a [Problem],
+}
+
+impl Survey {
+    /// The status of the node's `NodeFabric`.
+    pub fn status(&self) -> NodeFabricStatus {
+        let condition = report::condition(&self.verdict);
+        NodeFabricStatus {
+            ucx: self.probes.ucx.as_ref().map(|probed| probed.facts.clone()),
+            cuda: self.probes.cuda.as_ref().map(|probed| probed.facts.clone()),
+            ..node_fabric::status(&self.facts, &self.verdict, condition, &self.problems)
+        }
+    }
+}
+
+/// What the probes of UCX and CUDA said last; nothing until they ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// UCX.
+    pub ucx: Option<Probed<UcxFacts>>,
+    /// CUDA.
+    pub cuda: Option<Probed<CudaFacts>>,
+}
+
+impl Probes {
+    /// Whether memory of every GPU was really exported as a DMA-BUF; unknown where that could not be tried on each.
+    fn exported(&self) -> Fact<bool> {
+        let gpus = self.cuda.as_ref().and_then(|cuda| cuda.facts.gpus.known());
+        match gpus.map(Vec::as_slice) {
+            None | Some([]) => Fact::Unknown("CUDA has not been probed here".into()),
+            Some(gpus) => match gpus.iter().find_map(|gpu| match &gpu.exported {
+                Fact::Unknown(why) => Some(why.clone()),
+                Fact::Known(_) => None,
+            }) {
+                Some(why) => Fact::Unknown(why),
+                None => Fact::Known(gpus.iter().all(|gpu| gpu.exported.is_yes())),
+            },
+        }
+    }
 }
 
 /// Surveys the tree below `root`. Never fails: what cannot be read is a problem.
 pub fn survey(root: &Root, profiles: &Profiles, zone: Option<&str>) -> Survey {
-    let (facts, mut problems) = sysfs::survey(root);
+    survey_with(root, &mut Cache::new(), &Probes::default(), profiles, zone)
+}
+
+/// The same with what earlier surveys keep, and with what the probes said.
+pub fn survey_with(root: &Root, cache: &mut Cache, probes: &Probes, profiles: &Profiles, zone: Option<&str>) -> Survey {
+    let (mut facts, mut problems) = sysfs::survey_with(root, cache);
+    facts.gpu_direct.exported = probes.exported();
     let verdict = verdict::decide(&facts, profiles, zone);
     problems.extend(verdict.problems.iter().cloned());
+    problems.extend(probes.ucx.iter().flat_map(|probed| probed.problems.clone()));
+    problems.extend(probes.cuda.iter().flat_map(|probed| probed.problems.clone()));
     problems.sort();
     problems.dedup();
-    Survey { facts, verdict, problems }
+    Survey { facts, verdict, problems, probes: probes.clone() }
 }
 
 /// Opens a root, with a message that helps.
@@ -56,7 +106,7 @@ pub fn print(args: &SurveyArgs) -> anyhow::Result<()> {
     let text = if args.json {
         let output = Output {
             labels: found.verdict.labels_on(&BTreeMap::new()),
-            facts: &found.facts,
+            facts: found.status(),
             problems: &found.problems,
         };
         serde_json::to_string_pretty(&output)? + "\n"

@@ -31,4 +31,4 @@ generate LibUcp \
 generate LibUct \
   'uct_(query_components|release_component_list|component_query|md_config_read|config_release|md_open|md_close|md_query|md_query_tl_resources|release_tl_resource_list)' \
   "$none" 'uct_component_attr_field|uct_device_type_t'
-generate LibUcs 'ucs_status_string|ucs_config_parser_print_all_opts' 'ucs_config_global_list' 'ucs_config_print_flags_t'
+generate LibUcs 'ucs_status_string|ucs_config_parser_print_(all_opts|env_vars_once)' 'ucs_config_global_list' 'ucs_config_print_flags_t'

@@ -70,6 +70,21 @@ pub struct Facts {
     pub distances: Vec<Distance>,
     /// Whether the PCI tree says something about distance; virtual machines often flatten it.
     pub topology: Topology,
+    /// Which boot these facts are of, from `/proc/sys/kernel/random/boot_id`.
+    #[serde(default)]
+    pub boot_id: Fact<String>,
+    /// The words of `/proc/cmdline` that concern the IOMMU or ACS (`iommu=pt`, `pci=…`); the rest is nobody's business.
+    #[serde(default)]
+    pub iommu_parameters: Fact<Vec<String>>,
+    /// PCI bridges above GPUs whose Access Control Services send peer-to-peer traffic up to the root complex, so that a GPU and
+    /// a NIC under one switch do not talk directly. From the bridges' configuration space, of which a reader without
+    /// `CAP_SYS_ADMIN` gets the first 64 bytes only: unknown then. A note, never a failure: hypervisors hide the capability.
+    #[serde(default)]
+    pub acs_redirects: Fact<Vec<String>>,
+    /// Numbers of the IMEX channels in `/dev/nvidia-caps-imex-channels`, without which GPUs of other nodes cannot be reached
+    /// over NVLink (MNNVL). Empty where the driver made none.
+    #[serde(default)]
+    pub imex_channels: Fact<Vec<u32>>,
 }
 
 /// One RDMA device (`/sys/class/infiniband/NAME`).
@@ -112,6 +127,65 @@ pub struct RdmaDevice {
     pub uverbs: Option<String>,
     /// Ports, in order of number.
     pub ports: Vec<Port>,
+    /// The PCIe link; `None` for virtual functions, which have none of their own, and where the kernel says nothing.
+    #[serde(default)]
+    pub pcie: Option<PcieLink>,
+    /// Type of the IOMMU group's domain (`identity`, `DMA`, `DMA-FQ`…: `iommu_group/type`, kernel 5.11 and later);
+    /// known-empty where the device is in no group: no IOMMU, or it is off.
+    #[serde(default)]
+    pub iommu: Fact<Option<String>>,
+    /// Virtual functions in use (`sriov_numvfs`); `None` where the device cannot have any.
+    #[serde(default)]
+    pub virtual_functions: Option<u32>,
+    /// What is special about an EFA device; `None` for all others.
+    #[serde(default)]
+    pub efa: Option<Efa>,
+}
+
+/// A PCIe link, as trained and as the device could.
+///
+/// Width less than the device's own is a slot or a lane that does not keep up, at any time. A lower speed is one too on a NIC;
+/// GPUs lower theirs while they have nothing to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PcieLink {
+    /// Speed now, in GT/s for each lane (`current_link_speed`).
+    pub speed_gts: Option<f64>,
+    /// The device's highest speed (`max_link_speed`).
+    pub max_speed_gts: Option<f64>,
+    /// Lanes now (`current_link_width`).
+    pub width: Option<u32>,
+    /// The device's lanes (`max_link_width`).
+    pub max_width: Option<u32>,
+}
+
+impl PcieLink {
+    /// Fewer lanes than the device has.
+    pub fn is_narrow(&self) -> bool {
+        matches!((self.width, self.max_width), (Some(now), Some(most)) if now < most)
+    }
+
+    /// A lower speed than the device has.
+    pub fn is_slow(&self) -> bool {
+        matches!((self.speed_gts, self.max_speed_gts), (Some(now), Some(most)) if now < most)
+    }
+}
+
+/// What is special about an EFA device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Efa {
+    /// By PCI device id: `efa0` (0xefa0) to `efa3` and on, in the words of the kernel's driver; `None` where the id is not readable.
+    pub generation: Option<String>,
+    /// Whether the hardware does RDMA read. Only `efadv_query_device` tells: see [`Self::counts_reads`].
+    pub rdma_read: Fact<bool>,
+    /// Whether the hardware does RDMA write. Only `efadv_query_device` tells.
+    pub rdma_write: Fact<bool>,
+    /// Whether the driver has a counter for RDMA reads (`hw_counters/rdma_read_bytes`; its name is looked for, its value is
+    /// not read): what the driver knows of, not what the hardware does.
+    pub counts_reads: Fact<bool>,
+    /// The same for RDMA writes (`rdma_write_bytes`).
+    pub counts_writes: Fact<bool>,
 }
 
 /// What the kernel's `node_type` says (`enum rdma_node_type`, include/rdma/ib_verbs.h).
@@ -192,6 +266,10 @@ pub struct Port {
     pub gids: Vec<Gid>,
     /// P_Key table without its empty entries.
     pub pkeys: Vec<u16>,
+    /// Traffic class that the driver forces on all RoCE traffic of the port (`tc/PORT/traffic_class`, MLNX_OFED and DOCA only);
+    /// `None` where nothing forces one.
+    #[serde(default)]
+    pub traffic_class: Option<u8>,
 }
 
 /// Logical port state (`ports/N/state`).
@@ -261,7 +339,7 @@ pub enum GidType {
 }
 
 /// A GPU, by PCI class and vendor.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
     /// PCI address.
@@ -276,6 +354,12 @@ pub struct Gpu {
     pub numa: Option<u32>,
     /// Bound driver (`nvidia`, `amdgpu`, `vfio-pci`…).
     pub driver: Option<String>,
+    /// The PCIe link.
+    #[serde(default)]
+    pub pcie: Option<PcieLink>,
+    /// Type of the IOMMU group's domain, as with [`RdmaDevice::iommu`].
+    #[serde(default)]
+    pub iommu: Fact<Option<String>>,
 }
 
 /// Vendor of a GPU.
@@ -307,6 +391,10 @@ pub struct GpuDirect {
     pub memory_peers: Fact<bool>,
     /// `/dev/gdrdrv` is there (GDRCopy).
     pub gdrdrv: Fact<bool>,
+    /// CUDA really exported memory of every GPU as a DMA-BUF: what the CUDA probe found, which beats what the driver's flavour
+    /// promises. Unknown where nobody probed.
+    #[serde(default)]
+    pub exported: Fact<bool>,
     /// NVIDIA driver version (`/proc/driver/nvidia/version`); known-empty where no driver is loaded.
     pub nvidia_driver: Fact<Option<NvidiaDriver>>,
 }
@@ -411,5 +499,41 @@ impl Problem {
     /// A problem with its four parts.
     pub fn new(code: &str, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { code: code.into(), subject: subject.into(), message: message.into(), remedy: remedy.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_of_an_older_agent_are_read() {
+        let older = r#"{
+            "kernel": {"known": "6.8.0"}, "os": {"unknown": "absent"}, "gpuDirect": {"nvidiaPeermem": {"known": false},
+            "nvPeerMem": {"known": false}, "efaNvPeermem": {"known": false}, "memoryPeers": {"known": false},
+            "gdrdrv": {"known": false}, "nvidiaDriver": {"known": null}}, "memlock": {"known": "unlimited"},
+            "netnsMode": {"known": "shared"}, "numaNodes": {"known": [0]}, "subnets": [], "defaultRouteNetdevs": [],
+            "distances": [], "topology": "ok",
+            "gpus": {"known": [{"pci": "0000:1b:00.0", "pciPath": [], "vendor": "nvidia", "device": 9008, "numa": 0, "driver": null}]},
+            "devices": {"known": [{"name": "mlx5_0", "driver": null, "driverVersion": null, "pci": null, "pciPath": [],
+              "vendor": null, "device": null, "numa": null, "nodeType": "ca", "firmware": null, "hcaType": null, "boardId": null,
+              "function": "physical", "software": false, "management": {"known": false}, "netdevs": [], "uverbs": null,
+              "ports": [{"number": 1, "state": "active", "physState": null, "linkLayer": "ethernet", "rateGbps": 400.0,
+                "rate": null, "lid": null, "smLid": null, "gids": [], "pkeys": []}]}]}
+        }"#;
+        let facts: Facts = serde_json::from_str(older).expect("what an older agent wrote");
+        let device = &facts.devices.known().expect("devices")[0];
+        assert_eq!((device.pcie, device.ports[0].traffic_class), (None, None));
+        assert_eq!(facts.boot_id, Fact::Unknown("not read".into()));
+        let again: Facts = serde_json::from_str(&serde_json::to_string(&facts).expect("JSON")).expect("facts");
+        assert_eq!(again, facts);
+    }
+
+    #[test]
+    fn links_below_their_best() {
+        let link = PcieLink { speed_gts: Some(32.0), max_speed_gts: Some(32.0), width: Some(8), max_width: Some(16) };
+        assert!(link.is_narrow() && !link.is_slow());
+        assert!(PcieLink { speed_gts: Some(16.0), ..link }.is_slow());
+        assert!(!PcieLink { width: None, speed_gts: None, ..link }.is_narrow());
     }
 }

@@ -53,6 +53,8 @@ pub mod label {
 
     /// On a namespace or pod: `enabled` or `disabled`.
     pub const INJECT: &str = "railbind.dev/inject";
+    /// On a pod, by the user: the deployment that it is part of, where its stack's own labels do not say.
+    pub const GROUP: &str = "railbind.dev/group";
 }
 
 /// Annotations.
@@ -63,6 +65,14 @@ pub mod annotation {
     pub const PLACEMENT: &str = "railbind.dev/placement";
     /// On a pod or namespace, by the user: the profile set (`guide`, `nixl`).
     pub const PROFILE_SET: &str = "railbind.dev/profile-set";
+    /// On a pod or namespace, by the user: `warn` (default), `override` or `deny` settings that break a worker.
+    pub const CONFLICTS: &str = "railbind.dev/conflicts";
+    /// On a pod or namespace, by the user: `warn` (default) or `deny` workers that would go over TCP.
+    pub const NO_RDMA: &str = "railbind.dev/no-rdma";
+    /// On a Node, by the agent: `UCX_NET_DEVICES` for it.
+    pub const NET_DEVICES: &str = "railbind.dev/net-devices";
+    /// On a Node, by the agent: `UCX_IB_ROCE_SUBNETS` for it.
+    pub const ROCE_SUBNETS: &str = "railbind.dev/roce-subnets";
     /// On a pod, by the user: UCX version of its image (`1.15`), for variables that later versions removed.
     pub const UCX_VERSION: &str = "railbind.dev/ucx-version";
     /// On a pod, by the webhook: what was decided and why, compact JSON.
@@ -112,6 +122,8 @@ pub mod k8s {
     pub const EFA_RESOURCE: &str = "vpc.amazonaws.com/efa";
     /// The capability that RDMA memory registration needs where RLIMIT_MEMLOCK is finite.
     pub const IPC_LOCK: &str = "IPC_LOCK";
+    /// A node's own name as a label.
+    pub const HOSTNAME: &str = "kubernetes.io/hostname";
     /// Zone of a node.
     pub const ZONE: &str = "topology.kubernetes.io/zone";
 }

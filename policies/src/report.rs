@@ -78,6 +78,36 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "port" } else { "ports" }
 }
 
+/// An Event on the Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Whether a person should act.
+    pub warning: bool,
+    /// `FabricChanged` or `FabricDegraded`.
+    pub reason: &'static str,
+    /// One sentence.
+    pub note: String,
+}
+
+/// What to announce when the condition goes from `old` to `new`: nothing where nothing changed.
+pub fn announcement(old: Option<&Condition>, new: &Condition) -> Option<Announcement> {
+    if old == Some(new) {
+        return None;
+    }
+    let ready = |condition: &Condition| condition.status == "True";
+    let lost = new.reason == "SomePortsDown" || (old.is_some_and(ready) && !ready(new));
+    let note = match old {
+        Some(old) if old.message != new.message => format!("{}; was: {}", new.message, old.message),
+        _ => new.message.clone(),
+    };
+    Some(Announcement {
+        warning: lost,
+        reason: if lost { "FabricDegraded" } else { "FabricChanged" },
+        // The API takes 1024 bytes (events.k8s.io/v1).
+        note: note.chars().filter(|c| !c.is_control()).take(500).collect(),
+    })
+}
+
 /// One line for each port: device, port, layer, state, rate, GID or LID, interface, nearest GPUs, NUMA node, firmware, role.
 pub fn nics(facts: &Facts, verdict: &Verdict) -> String {
     let devices = facts.devices.known().map_or(&[][..], Vec::as_slice);
@@ -101,7 +131,7 @@ pub fn nics(facts: &Facts, verdict: &Verdict) -> String {
             words.extend(nearest(facts, device));
             words.extend(device.numa.map(|numa| format!("numa{numa}")));
             words.extend(device.firmware.as_ref().map(|firmware| format!("fw{}", clean(firmware))));
-            words.push(role.map_or_else(|| "unknown".into(), |role| role_word(role.role).into()));
+            words.push(role.map_or_else(|| "unknown".into(), |role| role.role.word().into()));
             let line: String = words.join(" ");
             line.chars().take(LINE_WIDTH).collect::<String>()
         })
@@ -156,24 +186,5 @@ fn state(state: &PortState) -> String {
         PortState::ActiveDefer => "ACTIVE_DEFER".into(),
         PortState::Other(text) => clean(text),
         PortState::Unknown => "UNKNOWN".into(),
-    }
-}
-
-fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Compute => "compute",
-        Role::Down => "down",
-        Role::NoRoutableGid => "no-routable-gid",
-        Role::Management => "management",
-        Role::AcceleratedNetworking => "accelerated-networking",
-        Role::FrontEnd => "front-end",
-        Role::Storage => "storage",
-        Role::OtherFabric => "other-fabric",
-        Role::Iwarp => "iwarp",
-        Role::UsNic => "usnic",
-        Role::OmniPath => "omni-path",
-        Role::Software => "software",
-        Role::Unknown => "unknown",
-        Role::Unreadable => "unreadable",
     }
 }

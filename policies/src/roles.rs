@@ -77,6 +77,28 @@ pub enum Role {
     Unreadable,
 }
 
+impl Role {
+    /// As people read it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Down => "down",
+            Self::NoRoutableGid => "no-routable-gid",
+            Self::Management => "management",
+            Self::AcceleratedNetworking => "accelerated-networking",
+            Self::FrontEnd => "front-end",
+            Self::Storage => "storage",
+            Self::OtherFabric => "other-fabric",
+            Self::Iwarp => "iwarp",
+            Self::UsNic => "usnic",
+            Self::OmniPath => "omni-path",
+            Self::Software => "software",
+            Self::Unknown => "unknown",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// A port with its role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

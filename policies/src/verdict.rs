@@ -244,9 +244,10 @@ fn gpu_direct(facts: &Facts, fabric: &Fact<Fabric>) -> Fact<Option<GpuDirectPath
         .map(|kernel| kernel >= Version::new(5, 12));
     let exports = match gpus[0].vendor {
         // CUDA exports DMA-BUF only over the open kernel modules (NVIDIA driver README, "Open Linux Kernel Modules").
-        GpuVendor::Nvidia => match &signals.nvidia_driver {
-            Fact::Known(driver) => Some(driver.as_ref().is_some_and(|driver| driver.open)),
-            Fact::Unknown(_) => None,
+        GpuVendor::Nvidia => match (&signals.exported, &signals.nvidia_driver) {
+            (Fact::Known(exported), _) => Some(*exported),
+            (_, Fact::Known(driver)) => Some(driver.as_ref().is_some_and(|driver| driver.open)),
+            (_, Fact::Unknown(_)) => None,
         },
         GpuVendor::Amd => Some(gpus.iter().all(|gpu| gpu.driver.as_deref() == Some("amdgpu"))),
         GpuVendor::Intel | GpuVendor::Habana => Some(gpus.iter().all(|gpu| gpu.driver.is_some())),

@@ -66,7 +66,7 @@ impl Daemon {
 impl Cluster {
     /// Service accounts, roles and policies of `manifests/base`: all of it but the workloads, which run as processes here.
     pub async fn install_identities(&self) -> Result<()> {
-        for file in ["namespace.yaml", "agent.yaml", "agent-fence.yaml", "webhook.yaml"] {
+        for file in ["namespace.yaml", "crds/nodefabrics.yaml", "agent.yaml", "agent-fence.yaml", "webhook.yaml"] {
             let path = repository().join("manifests/base").join(file);
             let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             let workload = |document: &&str| {
@@ -94,7 +94,10 @@ impl Cluster {
         period: &str,
         kubeconfig: &Path,
     ) -> Result<Daemon> {
-        let args = ["run", "--node-name", node, "--root", text(root)?, "--period", period, "--start-jitter", "0"];
+        // This machine's libraries say nothing about another machine's tree.
+        let probes = if root == Path::new("/") { "--probes=true" } else { "--probes=false" };
+        let args =
+            ["run", "--node-name", node, "--root", text(root)?, "--period", period, "--start-jitter", "0", probes];
         self.daemon(name, "railbind-agent", &args, kubeconfig)
     }
 

@@ -2,6 +2,7 @@
 //! makes no sense, and a word that is well formed but unknown is kept as it was read.
 
 mod gid;
+mod link;
 mod number;
 mod pci;
 mod port;
@@ -9,10 +10,11 @@ mod process;
 mod route;
 
 pub use gid::{gid, gid_type};
+pub use link::{acs_redirects, link_speed, link_width};
 pub use number::{cpu_list, hex_u16, hex_u32, numa_node};
 pub use pci::{Place, address, gpu_vendor, is_address, is_root, place, uevent};
-pub use port::{link_layer, node_type, phys_state, port_state, rate_gbps};
-pub use process::{kernel_release, memlock, netns_mode, nvidia_driver, os_name};
+pub use port::{link_layer, node_type, phys_state, port_state, rate_gbps, traffic_class};
+pub use process::{boot_id, iommu_parameters, kernel_release, memlock, netns_mode, nvidia_driver, os_name};
 pub use route::{Routes, inet6_subnets, ipv4_routes, ipv6_default_routes};
 
 /// Longest attribute that a person would want to see.

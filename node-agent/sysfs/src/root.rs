@@ -1,11 +1,13 @@
 //! The disk as a value: bounded, non-blocking reads below one directory that no symlink can leave.
 
+mod config;
 mod content;
 mod folder;
 mod natural;
 mod resolve;
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -13,12 +15,13 @@ use std::{
 use rustix::{
     buffer::spare_capacity,
     fd::OwnedFd,
-    fs::{Dir, FileType, Mode, OFlags, ResolveFlags},
+    fs::{FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
+pub(crate) use config::Config;
 pub use content::{Content, Listing, Trouble};
-pub(crate) use folder::Folder;
+pub(crate) use folder::{Entry, Folder};
 pub use resolve::Resolved;
 
 /// How much of a file is read unless the caller says otherwise: sysfs gives at most a page, `/proc/net` a few of them.
@@ -75,7 +78,7 @@ impl Root {
     /// The text of a file, up to 64 KiB of it; bytes that are not UTF-8 become U+FFFD.
     pub fn read(&self, path: &str) -> Content {
         match self.read_bytes(path, DEFAULT_LIMIT) {
-            Ok(bytes) => Content::of(bytes),
+            Ok(bytes) => Content::of(&bytes),
             Err(Trouble::Errno(Errno::NOENT)) => Content::Absent,
             Err(trouble) => Content::Unreadable(trouble),
         }
@@ -86,13 +89,7 @@ impl Root {
     pub fn read_bytes(&self, path: &str, limit: usize) -> Result<Vec<u8>, Trouble> {
         match self.file_type(path)? {
             FileType::RegularFile => {}
-            FileType::Directory
-            | FileType::Symlink
-            | FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Unknown => return Err(Trouble::NotAFile),
+            _ => return Err(Trouble::NotAFile),
         }
         let file = self.open_at(path, READ)?;
         let mut bytes = Vec::with_capacity(limit.min(ATTRIBUTE_LIMIT));
@@ -110,9 +107,17 @@ impl Root {
     }
 
     /// A directory held open, for reading many small files in it.
-    pub(crate) fn folder(&self, path: &str) -> Result<Folder<'_>, Trouble> {
+    pub(crate) fn folder(&self, path: &str) -> Result<Folder<'_>, Errno> {
         let dir = self.open_at(path, OFlags::PATH | OFlags::DIRECTORY)?;
         Ok(Folder { root: self, path: path.to_owned(), dir })
+    }
+
+    /// The same with what is in it, in no order: at most `limit` entries, and whether there were more.
+    pub(crate) fn folder_of(&self, path: &str, limit: usize) -> Result<(Folder<'_>, Vec<Entry>, bool), Errno> {
+        let dir = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK)?;
+        let folder = Folder { root: self, path: path.to_owned(), dir };
+        let (entries, truncated) = folder.entries(limit)?;
+        Ok((folder, entries, truncated))
     }
 
     /// The names in a directory in natural order (`mlx5_2` before `mlx5_10`), at most 4096 of them.
@@ -122,35 +127,31 @@ impl Root {
 
     /// The names in a directory in natural order, at most `limit` of them.
     pub fn list_up_to(&self, path: &str, limit: usize) -> Listing {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK;
-        let opened = self.open_at(path, flags).and_then(Dir::new);
-        let dir = match opened {
-            Ok(dir) => dir,
-            Err(Errno::NOENT) => return Listing::Absent,
-            Err(Errno::NOTDIR) => return Listing::Unreadable(Trouble::NotADirectory),
-            Err(errno) => return Listing::Unreadable(Trouble::Errno(errno)),
-        };
-        let mut names = Vec::new();
-        let mut truncated = false;
-        for entry in dir {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(errno) => return Listing::Unreadable(Trouble::Errno(errno)),
-            };
-            // The kernel names its objects in ASCII; a name that is not even UTF-8 is none of them.
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            // `.` and `..`, and what people put into a tree that git would not keep; the kernel makes no such names.
-            if name.starts_with('.') {
-                continue;
+        match self.entries_up_to(path, limit) {
+            Ok((entries, truncated)) => {
+                Listing::Entries { names: entries.into_iter().map(|entry| entry.name).collect(), truncated }
             }
-            if names.len() == limit {
-                truncated = true;
-                break;
-            }
-            names.push(name.to_owned());
+            Err(errno) => errno.into(),
         }
-        names.sort_by(|a, b| natural::compare(a, b));
-        Listing::Entries { names, truncated }
+    }
+
+    /// The same with what the directory says that each is.
+    pub(crate) fn entries(&self, path: &str) -> Result<(Vec<Entry>, bool), Errno> {
+        self.entries_up_to(path, LIST_LIMIT)
+    }
+
+    fn entries_up_to(&self, path: &str, limit: usize) -> Result<(Vec<Entry>, bool), Errno> {
+        let (_, mut entries, truncated) = self.folder_of(path, limit)?;
+        entries.sort_by(|a, b| natural::compare(&a.name, &b.name));
+        Ok((entries, truncated))
+    }
+
+    /// A PCI function's configuration space, held open.
+    pub(crate) fn config(&self, path: &str) -> Result<Config, Trouble> {
+        match self.file_type(path)? {
+            FileType::RegularFile => Ok(Config::of(self.open_at(path, READ)?)?),
+            _ => Err(Trouble::NotAFile),
+        }
     }
 
     /// Whether something is at `path`, links followed.
@@ -166,18 +167,9 @@ impl Root {
     /// `path` is absent or not a link.
     pub fn link_name(&self, path: &str) -> Result<Option<String>, Trouble> {
         let (parent, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or((".", path));
-        let parent = match self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(parent) => parent,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(errno) => return Err(Trouble::Errno(errno)),
-        };
-        match rustix::fs::readlinkat(&parent, name, Vec::new()) {
-            Ok(target) => {
-                let target = target.to_string_lossy();
-                let base = target.trim_end_matches('/').rsplit('/').next();
-                Ok(base.filter(|base| !matches!(*base, "" | "." | "..")).map(str::to_owned))
-            }
-            Err(Errno::NOENT | Errno::INVAL | Errno::NOTDIR) => Ok(None),
+        match self.folder(parent) {
+            Ok(parent) => parent.link_name(name),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(Trouble::Errno(errno)),
         }
     }
@@ -191,7 +183,7 @@ impl Root {
         let flags = flags | OFlags::CLOEXEC;
         let path = path.trim_start_matches('/');
         let path = if path.is_empty() { "." } else { path };
-        if !self.no_openat2.load(Ordering::Relaxed) {
+        if !self.is_without_openat2() {
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             match rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve) {
                 // Too old, or filtered by seccomp.
@@ -201,7 +193,7 @@ impl Root {
                 result => return result,
             }
         }
-        let resolved = resolve::resolve(&self.dir, path)?;
+        let resolved = resolve::resolve(&self.dir, path, &mut HashSet::new())?;
         if !resolved.exists {
             return Err(resolved.errno);
         }
@@ -212,6 +204,15 @@ impl Root {
     /// `path` without symlinks, relative to the root, and whether it is there. Where a link dangles, the rest is kept as it
     /// is written.
     pub fn real_path(&self, path: &str) -> Result<Resolved, Trouble> {
-        Ok(resolve::resolve(&self.dir, path)?)
+        self.real_path_past(path, &mut HashSet::new())
+    }
+
+    /// Like [`Self::real_path`], without looking again at paths that were seen to be no links.
+    pub(crate) fn real_path_past(&self, path: &str, plain: &mut HashSet<String>) -> Result<Resolved, Trouble> {
+        Ok(resolve::resolve(&self.dir, path, plain)?)
+    }
+
+    fn is_without_openat2(&self) -> bool {
+        self.no_openat2.load(Ordering::Relaxed)
     }
 }

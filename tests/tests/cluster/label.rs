@@ -50,7 +50,7 @@ async fn every_machine_says_what_a_survey_of_it_says() {
 #[tokio::test]
 async fn nothing_is_written_while_nothing_changes() {
     let agent = &stage().await.agents["ib-1"];
-    let unchanged = || agent.metric("railbind_agent_node_writes", "unchanged");
+    let unchanged = || agent.metric("railbind_agent_writes", "object=\"node\",result=\"unchanged\"");
     let before = unchanged().await.unwrap();
     until("three more surveys", LIMIT, || async {
         ensure!(unchanged().await? >= before + 3.0, "not yet");
@@ -58,7 +58,9 @@ async fn nothing_is_written_while_nothing_changes() {
     })
     .await
     .unwrap();
-    assert!((agent.metric("railbind_agent_node_writes", "written").await.unwrap() - 1.0).abs() < 0.1);
+    assert!(
+        (agent.metric("railbind_agent_writes", "object=\"node\",result=\"written\"").await.unwrap() - 1.0).abs() < 0.1
+    );
     // What the API server saw says the same.
     let patches = cluster().await.audit().unwrap();
     let patches = patches.iter().filter(|event| {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod admit;
+mod fabric;
 mod fail_open;
 mod guard;
 mod label;

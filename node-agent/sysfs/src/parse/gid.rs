@@ -6,8 +6,14 @@ use policies::fabric::GidType;
 
 use super::line;
 
+/// Most of a table is empty slots, so they are told by a look.
+const EMPTY: &str = "0000:0000:0000:0000:0000:0000:0000:0000";
+
 /// Eight groups of four hexadecimal digits; the kernel shows an empty slot as all zeros: [`Ipv6Addr::UNSPECIFIED`].
 pub fn gid(text: &str) -> Option<Ipv6Addr> {
+    if text.trim_end() == EMPTY {
+        return Some(Ipv6Addr::UNSPECIFIED);
+    }
     line(text)?.parse().ok()
 }
 

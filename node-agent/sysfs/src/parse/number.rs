@@ -43,7 +43,7 @@ pub fn cpu_list(text: &str) -> Option<Vec<u32>> {
 }
 
 /// Digits only: `u32::from_str` would take a plus sign too.
-fn decimal(text: &str) -> Option<u32> {
+pub(super) fn decimal(text: &str) -> Option<u32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 

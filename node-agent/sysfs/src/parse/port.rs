@@ -66,6 +66,15 @@ pub fn node_type(text: &str) -> Option<NodeType> {
     })
 }
 
+/// `Global tclass=106` among the lines of `traffic_class`; the inner `None` where only rules for some traffic, or nothing, is set.
+pub fn traffic_class(text: &str) -> Option<Option<u8>> {
+    let Some(value) = text.lines().find_map(|line| line.trim().strip_prefix("Global tclass=")) else {
+        // Rules name addresses and classes; whatever they say, they are not for all traffic.
+        return text.chars().all(|c| c != '\u{fffd}' && c != '\0').then_some(None);
+    };
+    super::number::decimal(value.trim())?.try_into().ok().map(Some)
+}
+
 /// `4: ACTIVE` as its number and word; a lone number is a number, anything else a word.
 fn numbered(text: &str) -> (Option<&str>, &str) {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -77,6 +86,7 @@ fn numbered(text: &str) -> (Option<&str>, &str) {
 }
 
 #[cfg(test)]
+#[expect(clippy::option_option, reason = "no sense, no value, and a value are three answers")]
 mod tests {
     use rstest::rstest;
 
@@ -153,5 +163,16 @@ mod tests {
     #[case("", None)]
     fn node_types(#[case] text: &str, #[case] kind: Option<NodeType>) {
         assert_eq!(node_type(text), kind);
+    }
+
+    #[rstest]
+    #[case("Global tclass=106\n", Some(Some(106)))]
+    #[case("Global tclass=236\nsrc_ip=10.0.0.1 tclass=64\n", Some(Some(236)))]
+    #[case("src_ip=10.0.0.1 tclass=64\n", Some(None))]
+    #[case("Global tclass=256", None)]
+    #[case("Global tclass=", None)]
+    #[case("\0\0", None)]
+    fn traffic_classes(#[case] text: &str, #[case] class: Option<Option<u8>>) {
+        assert_eq!(traffic_class(text), class);
     }
 }

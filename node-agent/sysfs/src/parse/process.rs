@@ -4,10 +4,37 @@ use policies::fabric::{Memlock, NetnsMode, NvidiaDriver};
 
 use super::line;
 
+/// More parameters about one thing than anyone sets.
+const MAX_PARAMETERS: usize = 32;
+
 /// `uname -r`, from `/proc/sys/kernel/osrelease`.
 pub fn kernel_release(text: &str) -> Option<String> {
     let text = line(text)?;
     text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.to_owned())
+}
+
+/// `/proc/sys/kernel/random/boot_id`: a UUID.
+pub fn boot_id(text: &str) -> Option<String> {
+    let text = text.trim();
+    let plain = text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    plain.then(|| text.to_owned())
+}
+
+/// The words of `/proc/cmdline` that concern the IOMMU or ACS. Others may hold what is nobody's business, so they are dropped here.
+pub fn iommu_parameters(text: &str) -> Option<Vec<String>> {
+    const NAMES: [&str; 8] = [
+        "iommu",
+        "intel_iommu",
+        "amd_iommu",
+        "iommu.passthrough",
+        "iommu.strict",
+        "arm-smmu.disable_bypass",
+        "pci",
+        "pcie_acs_override",
+    ];
+    let name = |word: &str| word.split_once('=').map_or(word.to_owned(), |(name, _)| name.to_owned());
+    let words = text.split_whitespace().filter(|word| NAMES.contains(&name(word).as_str()));
+    words.take(MAX_PARAMETERS).map(|word| line(word).map(str::to_owned)).collect()
 }
 
 /// `PRETTY_NAME` of os-release(5): shell quoting, without expansion.
@@ -124,5 +151,24 @@ mod tests {
     fn drivers(#[case] text: &str, #[case] driver: Option<(&str, bool)>) {
         let found = nvidia_driver(text);
         assert_eq!(found.as_ref().map(|found| (found.version.as_str(), found.open)), driver);
+    }
+
+    #[rstest]
+    #[case("6d1ea8a0-7f0d-4d3a-9d3e-7d2f0a1b2c3d\n", true)]
+    #[case("6d1ea8a0", false)]
+    #[case("6d1ea8a0-7f0d-4d3a-9d3e-7d2f0a1b2c3/", false)]
+    #[case("", false)]
+    fn boot_ids(#[case] text: &str, #[case] good: bool) {
+        assert_eq!(boot_id(text).is_some(), good);
+    }
+
+    #[rstest]
+    #[case("BOOT_IMAGE=/vmlinuz root=UUID=1 iommu=pt intel_iommu=on password=x\n", Some(vec!["iommu=pt", "intel_iommu=on"]))]
+    #[case("quiet pci=disable_acs_redir=0000:00:01.0 iommu.passthrough=1", Some(vec!["pci=disable_acs_redir=0000:00:01.0", "iommu.passthrough=1"]))]
+    #[case("quiet", Some(vec![]))]
+    #[case("iommu=\u{fffd}", None)]
+    fn iommu_words(#[case] text: &str, #[case] words: Option<Vec<&str>>) {
+        let words = words.map(|words| words.into_iter().map(str::to_owned).collect());
+        assert_eq!(iommu_parameters(text), words);
     }
 }

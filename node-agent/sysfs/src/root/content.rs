@@ -16,12 +16,12 @@ pub enum Content {
 }
 
 impl Content {
-    pub(super) fn of(bytes: Vec<u8>) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         if bytes.trim_ascii().is_empty() {
-            return Self::Empty;
+            Self::Empty
+        } else {
+            Self::Text(String::from_utf8_lossy(bytes).into_owned())
         }
-        let text = String::from_utf8(bytes);
-        Self::Text(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 }
 
@@ -39,6 +39,16 @@ pub enum Listing {
         /// There were more than we look at.
         truncated: bool,
     },
+}
+
+impl From<Errno> for Listing {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Absent,
+            Errno::NOTDIR => Self::Unreadable(Trouble::NotADirectory),
+            errno => Self::Unreadable(Trouble::Errno(errno)),
+        }
+    }
 }
 
 /// Why something that is there could not be read.

@@ -1,6 +1,6 @@
 //! Resolves a path link by link, as if a given directory were `/`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use rustix::{fd::OwnedFd, io::Errno};
 
@@ -20,8 +20,9 @@ pub struct Resolved {
     pub(crate) errno: Errno,
 }
 
-/// Follows every link of `path` below `dir`; `..` stops at `dir`, an absolute target starts at `dir`.
-pub(crate) fn resolve(dir: &OwnedFd, path: &str) -> Result<Resolved, Errno> {
+/// Follows every link of `path` below `dir`; `..` stops at `dir`, an absolute target starts at `dir`. What is found to be no
+/// link goes into `plain`, and what is in there is not looked at.
+pub(crate) fn resolve(dir: &OwnedFd, path: &str, plain: &mut HashSet<String>) -> Result<Resolved, Errno> {
     let mut todo: VecDeque<String> = components(path).collect();
     let mut done: Vec<String> = Vec::new();
     let mut exists = true;
@@ -37,7 +38,11 @@ pub(crate) fn resolve(dir: &OwnedFd, path: &str) -> Result<Resolved, Errno> {
             continue;
         }
         // No component of `done` but the last can be a link, so the kernel has nothing to follow here.
-        match rustix::fs::readlinkat(dir, done.join("/"), Vec::new()) {
+        let here = done.join("/");
+        if plain.contains(&here) {
+            continue;
+        }
+        match rustix::fs::readlinkat(dir, &here, Vec::new()) {
             Ok(target) => {
                 links += 1;
                 let target = target.to_string_lossy();
@@ -53,7 +58,9 @@ pub(crate) fn resolve(dir: &OwnedFd, path: &str) -> Result<Resolved, Errno> {
                     todo.push_front(component);
                 }
             }
-            Err(Errno::INVAL) => {}
+            Err(Errno::INVAL) => {
+                plain.insert(here);
+            }
             Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => (exists, missing) = (false, errno),
             Err(errno) => return Err(errno),
         }

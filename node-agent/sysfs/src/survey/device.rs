@@ -1,18 +1,20 @@
 //! RDMA devices of `/sys/class/infiniband`.
 
+mod efa;
 mod netdev;
 mod pci;
 mod software;
 
 use std::collections::BTreeMap;
 
-use policies::fabric::{Fact, LinkLayer, NodeType, Port, RdmaDevice};
+use policies::fabric::{Fact, Function, LinkLayer, NodeType, Port, RdmaDevice};
 
 use crate::{
+    cache::{self, Cache},
     parse,
     reader::Reader,
     root::Trouble,
-    survey::{port, unknown},
+    survey::{function, port, unknown},
 };
 
 const CLASS: &str = "sys/class/infiniband";
@@ -24,23 +26,23 @@ const VPD_LIMIT: usize = 32 * 1024;
 
 /// All devices. Unknown where the class is unreadable, or where there are devices and not one of them could be read: no
 /// decision may take that for a node without RDMA.
-pub(super) fn all(reader: &mut Reader<'_>) -> Fact<Vec<RdmaDevice>> {
-    let names = match reader.names(CLASS) {
-        Ok(Some(names)) => names,
+pub(super) fn all(reader: &mut Reader<'_>, cache: &mut Cache) -> Fact<Vec<RdmaDevice>> {
+    let entries = match reader.entries(CLASS) {
+        Ok(Some(entries)) => entries,
         Ok(None) => return Fact::Known(Vec::new()),
         Err(why) => return unknown(why),
     };
-    let uverbs = uverbs(reader);
+    let mut survey = Survey { reader, cache, uverbs: BTreeMap::new(), versions: BTreeMap::new() };
+    survey.uverbs = uverbs(survey.reader);
     let mut devices = Vec::new();
     let mut failure = None;
-    for name in names {
-        let entry = format!("{CLASS}/{name}");
-        if reader.root().read_bytes(&entry, 0).is_ok() {
+    for entry in entries {
+        if entry.is_file() {
             // Never made by the kernel, and surely no device that we fail to read.
-            reader.garbled(&entry, "a file where a device belongs");
+            survey.reader.garbled(&format!("{CLASS}/{}", entry.name), "a file where a device belongs");
             continue;
         }
-        match one(reader, &name, uverbs.get(&name)) {
+        match survey.one(entry.name) {
             Ok(device) => devices.push(device),
             Err(why) => failure = Some(why),
         }
@@ -51,66 +53,101 @@ pub(super) fn all(reader: &mut Reader<'_>) -> Fact<Vec<RdmaDevice>> {
     }
 }
 
-fn one(reader: &mut Reader<'_>, name: &str, uverbs: Option<&String>) -> Result<RdmaDevice, String> {
-    let entry = format!("{CLASS}/{name}");
-    let resolved = reader.real_path(&entry).ok_or_else(|| format!("/{entry} cannot be resolved"))?;
-    if !resolved.exists {
-        let trouble = Trouble::Errno(rustix::io::Errno::NOENT);
-        reader.unreadable(&entry, trouble);
-        return Err(format!("/{entry} points nowhere"));
+/// What all devices share.
+struct Survey<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    cache: &'r mut Cache,
+    /// `uverbsN` by device.
+    uverbs: BTreeMap<String, String>,
+    /// Version by driver.
+    versions: BTreeMap<String, Option<String>>,
+}
+
+impl Survey<'_, '_> {
+    fn one(&mut self, name: String) -> Result<RdmaDevice, String> {
+        let reader = &mut *self.reader;
+        let entry = format!("{CLASS}/{name}");
+        let resolved = reader.real_path(&entry).ok_or_else(|| format!("/{entry} cannot be resolved"))?;
+        if !resolved.exists {
+            let trouble = Trouble::Errno(rustix::io::Errno::NOENT);
+            reader.unreadable(&entry, trouble);
+            return Err(format!("/{entry} points nowhere"));
+        }
+        let dir = resolved.path;
+        let ports = port::all(reader, &dir)?;
+        let node_type = reader.value(&format!("{dir}/node_type"), parse::node_type).unwrap_or_default();
+        let hardware = pci::read(reader, &dir);
+        let software = software::is_software(reader, &name, &dir, &node_type, &hardware);
+        let hardware = if software { pci::Hardware::default() } else { hardware };
+        let board_id = reader.optional(&format!("{dir}/board_id"), line);
+        let management = management(reader, self.cache, &hardware, board_id.as_ref(), &ports);
+        let netdevs = netdev::all(reader, &dir, &hardware, software, &ports);
+        let physical = hardware.dir.as_ref().filter(|_| hardware.function == Function::Physical);
+        Ok(RdmaDevice {
+            driver_version: hardware.driver.as_ref().and_then(|driver| {
+                let read = |driver: &String| reader.line(&format!("sys/module/{driver}/version"));
+                self.versions.entry(driver.clone()).or_insert_with_key(read).clone()
+            }),
+            pcie: physical.and_then(|dir| function::pcie(reader, dir)),
+            virtual_functions: physical.and_then(|dir| reader.optional(&format!("{dir}/sriov_numvfs"), number)),
+            iommu: hardware.dir.as_ref().map_or(Fact::Known(None), |dir| function::iommu(reader, dir)),
+            efa: efa::read(reader, &dir, &hardware),
+            driver: hardware.driver,
+            pci: hardware.place.as_ref().map(|place| place.address.clone()),
+            pci_path: hardware.place.map(|place| place.bridges).unwrap_or_default(),
+            vendor: hardware.vendor,
+            device: hardware.device,
+            numa: hardware.numa,
+            node_type,
+            firmware: reader.optional(&format!("{dir}/fw_ver"), line),
+            hca_type: reader.optional(&format!("{dir}/hca_type"), line),
+            board_id,
+            function: hardware.function,
+            software,
+            management,
+            netdevs,
+            uverbs: self.uverbs.get(&name).cloned(),
+            ports,
+            name,
+        })
     }
-    let dir = resolved.path;
-    let ports = port::all(reader, &dir)?;
-    let node_type = reader.value(&format!("{dir}/node_type"), parse::node_type).unwrap_or_default();
-    let hardware = pci::read(reader, &dir);
-    let software = software::is_software(reader, name, &dir, &node_type, &hardware);
-    let hardware = if software { pci::Hardware::default() } else { hardware };
-    let management = management(reader, &hardware, &ports);
-    let netdevs = netdev::all(reader, &dir, &hardware, software, &ports);
-    let driver_version =
-        hardware.driver.as_ref().and_then(|driver| reader.line(&format!("sys/module/{driver}/version")));
-    Ok(RdmaDevice {
-        name: name.to_owned(),
-        driver: hardware.driver,
-        driver_version,
-        pci: hardware.place.as_ref().map(|place| place.address.clone()),
-        pci_path: hardware.place.map(|place| place.bridges).unwrap_or_default(),
-        vendor: hardware.vendor,
-        device: hardware.device,
-        numa: hardware.numa,
-        node_type,
-        firmware: reader.optional(&format!("{dir}/fw_ver"), line),
-        hca_type: reader.optional(&format!("{dir}/hca_type"), line),
-        board_id: reader.optional(&format!("{dir}/board_id"), line),
-        function: hardware.function,
-        software,
-        management,
-        netdevs,
-        uverbs: uverbs.cloned(),
-        ports,
-    })
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.trim().parse().ok()
 }
 
 fn line(text: &str) -> Option<String> {
     parse::line(text).map(str::to_owned)
 }
 
-/// Only where it can be: reading vital product data is slow, and needs root.
-fn management(reader: &mut Reader<'_>, hardware: &pci::Hardware, ports: &[Port]) -> Fact<bool> {
+/// Only where it can be, and once a boot: reading vital product data is slow, and needs root.
+fn management(
+    reader: &mut Reader<'_>,
+    cache: &mut Cache,
+    hardware: &pci::Hardware,
+    board: Option<&String>,
+    ports: &[Port],
+) -> Fact<bool> {
     let maybe = |port: &Port| matches!(port.link_layer, LinkLayer::InfiniBand | LinkLayer::Unknown);
     let Some(dir) = &hardware.dir else { return Fact::Known(false) };
     if hardware.vendor.is_some_and(|vendor| vendor != MELLANOX) || !ports.iter().any(maybe) {
         return Fact::Known(false);
     }
     let path = format!("{dir}/vpd");
-    match reader.root().read_bytes(&path, VPD_LIMIT) {
-        Ok(bytes) => Fact::Known(bytes.windows(MANAGEMENT.len()).any(|window| window == MANAGEMENT)),
-        Err(Trouble::Errno(rustix::io::Errno::NOENT)) => Fact::Known(false),
-        Err(trouble) => {
+    let function = cache::Function { dir: dir.clone(), ids: (hardware.vendor, hardware.device), board: board.cloned() };
+    let answer = cache.management(function, || match reader.root().read_bytes(&path, VPD_LIMIT) {
+        Ok(bytes) => Ok(bytes.windows(MANAGEMENT.len()).any(|window| window == MANAGEMENT)),
+        Err(Trouble::Errno(rustix::io::Errno::NOENT)) => Ok(false),
+        Err(trouble) => Err(trouble),
+    });
+    answer.map_or_else(
+        |trouble| {
             reader.unreadable(&path, trouble);
             unknown(format!("/{path}: {trouble}"))
-        }
-    }
+        },
+        Fact::Known,
+    )
 }
 
 /// Device name to `uverbsN`, where the character device is there too.

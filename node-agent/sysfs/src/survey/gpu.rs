@@ -2,7 +2,7 @@
 
 use policies::fabric::{Fact, Gpu};
 
-use crate::{parse, reader::Reader, survey::numa};
+use crate::{parse, reader::Reader, survey::function};
 
 const PCI: &str = "sys/bus/pci/devices";
 
@@ -32,7 +32,9 @@ fn one(reader: &mut Reader<'_>, address: &str) -> Option<Gpu> {
         pci_path: place.map(|place| place.bridges).unwrap_or_default(),
         vendor,
         device: reader.value(&format!("{entry}/device"), parse::hex_u16),
-        numa: numa(reader, &entry),
+        numa: function::numa(reader, &entry),
         driver: reader.link_name(&format!("{entry}/driver")),
+        pcie: function::pcie(reader, &entry),
+        iommu: function::iommu(reader, &entry),
     })
 }

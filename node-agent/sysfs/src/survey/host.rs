@@ -9,9 +9,7 @@ const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
 
 pub(super) fn os(reader: &mut Reader<'_>) -> Fact<String> {
     let mut name = reader.fact(OS_RELEASE[0], parse::os_name);
-    if matches!(reader.root().exists(OS_RELEASE[0]), Ok(false))
-        && matches!(reader.root().exists(OS_RELEASE[1]), Ok(true))
-    {
+    if matches!(reader.exists(OS_RELEASE[0]), Ok(false)) && reader.has(OS_RELEASE[1]) {
         name = reader.fact(OS_RELEASE[1], parse::os_name);
     }
     name
@@ -36,11 +34,24 @@ pub(super) fn gpu_direct(reader: &mut Reader<'_>) -> GpuDirect {
         Fact::Unknown(why) => Fact::Unknown(why),
     };
     GpuDirect {
+        // Only CUDA itself can tell, and it is not asked here.
+        exported: Fact::Unknown("CUDA has not been probed here".into()),
         nvidia_peermem: reader.present("sys/module/nvidia_peermem"),
         nv_peer_mem: reader.present("sys/module/nv_peer_mem"),
         efa_nv_peermem: reader.present("sys/module/efa_nv_peermem"),
         memory_peers,
         gdrdrv: reader.present("dev/gdrdrv"),
         nvidia_driver,
+    }
+}
+
+/// The NVIDIA driver makes one device for each channel that was configured.
+pub(super) fn imex_channels(reader: &mut Reader<'_>) -> Fact<Vec<u32>> {
+    match reader.names("dev/nvidia-caps-imex-channels") {
+        Ok(names) => {
+            let number = |name: &String| name.strip_prefix("channel")?.parse().ok();
+            Fact::Known(names.unwrap_or_default().iter().filter_map(number).collect())
+        }
+        Err(why) => Fact::Unknown(why),
     }
 }

@@ -1,8 +1,10 @@
 //! The locked-memory limit that containers inherit: that of the container runtime's process.
 
 use policies::fabric::{Fact, Memlock};
+use rustix::io::Errno;
 
 use crate::{
+    cache::Cache,
     parse,
     reader::Reader,
     root::{Content, Listing},
@@ -15,23 +17,34 @@ const RUNTIMES: [&str; 6] = ["containerd", "crio", "k3s-server", "rke2", "docker
 const PROC_ENTRIES: usize = 65_536;
 const PROCESSES: usize = 8192;
 
-pub(super) fn of_containers(reader: &mut Reader<'_>) -> Fact<Memlock> {
-    let names = match reader.root().list_up_to("proc", PROC_ENTRIES) {
-        Listing::Entries { names, .. } => names,
-        Listing::Absent => return unknown("/proc is absent"),
-        Listing::Unreadable(trouble) => {
+pub(super) fn of_containers(reader: &mut Reader<'_>, cache: &mut Cache) -> Fact<Memlock> {
+    let (proc, entries) = match reader.root().folder_of("proc", PROC_ENTRIES) {
+        Ok((proc, entries, _)) => (proc, entries),
+        Err(Errno::NOENT) => return unknown("/proc is absent"),
+        Err(errno) => {
+            let trouble = match Listing::from(errno) {
+                Listing::Unreadable(trouble) => trouble,
+                Listing::Absent | Listing::Entries { .. } => errno.into(),
+            };
             reader.unreadable("proc", trouble);
             return unknown(format!("/proc: {trouble}"));
         }
     };
-    let pids = names.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    let Ok(proc) = reader.root().folder("proc") else { return unknown("/proc is absent") };
-    let mut best: Option<(usize, &str)> = None;
-    for pid in pids.take(PROCESSES) {
-        // Processes come and go: one whose name cannot be read is not a problem.
-        let Content::Text(name) = proc.read(&format!("{pid}/comm")) else { continue };
-        let Some(rank) = RUNTIMES.iter().position(|runtime| *runtime == name.trim()) else { continue };
-        if best.is_none_or(|(other, _)| rank < other) {
+    // Processes come and go: one whose name cannot be read is not a problem.
+    let rank = |pid: &str| match proc.read(&format!("{pid}/comm")) {
+        Content::Text(name) => RUNTIMES.iter().position(|runtime| *runtime == name.trim()),
+        Content::Absent | Content::Empty | Content::Unreadable(_) => None,
+    };
+    if let Some(pid) = cache.runtime.take().filter(|pid| rank(pid) == Some(0)) {
+        cache.runtime = Some(pid.clone());
+        return reader.fact(&format!("proc/{pid}/limits"), parse::memlock);
+    }
+    let mut pids: Vec<u32> = entries.iter().filter_map(|entry| entry.name.parse().ok()).collect();
+    pids.sort_unstable();
+    let mut best: Option<(usize, String)> = None;
+    for pid in pids.into_iter().take(PROCESSES).map(|pid| pid.to_string()) {
+        let Some(rank) = rank(&pid) else { continue };
+        if best.as_ref().is_none_or(|(other, _)| rank < *other) {
             best = Some((rank, pid));
         }
         if rank == 0 {
@@ -39,7 +52,10 @@ pub(super) fn of_containers(reader: &mut Reader<'_>) -> Fact<Memlock> {
         }
     }
     match best {
-        Some((_, pid)) => reader.fact(&format!("proc/{pid}/limits"), parse::memlock),
+        Some((_, pid)) => {
+            cache.runtime = Some(pid.clone());
+            reader.fact(&format!("proc/{pid}/limits"), parse::memlock)
+        }
         None => unknown(format!("no container runtime ({}) among the processes", RUNTIMES.join(", "))),
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Routes {
 /// Process 1 is in the host's network namespace, whatever namespace we are in ourselves.
 fn directory(reader: &mut Reader<'_>) -> &'static str {
     let of_init = "proc/1/net";
-    match reader.root().exists(&format!("{of_init}/route")) {
+    match reader.exists(&format!("{of_init}/route")) {
         Ok(true) => of_init,
         Ok(false) | Err(_) => "proc/net",
     }

@@ -18,10 +18,11 @@ pub(super) fn all(reader: &mut Reader<'_>, device_dir: &str) -> Result<Vec<Port>
     let dir = format!("{device_dir}/ports");
     let names = reader.names(&dir)?.unwrap_or_default();
     let numbers = names.iter().filter_map(|name| name.parse().ok().map(|number| (name, number)));
-    Ok(numbers.take(MAX_PORTS).map(|(name, number)| one(reader, &format!("{dir}/{name}"), number)).collect())
+    let ports = numbers.take(MAX_PORTS).map(|(name, number)| one(reader, device_dir, &format!("{dir}/{name}"), number));
+    Ok(ports.collect())
 }
 
-fn one(reader: &mut Reader<'_>, dir: &str, number: u32) -> Port {
+fn one(reader: &mut Reader<'_>, device_dir: &str, dir: &str, number: u32) -> Port {
     let link_layer = reader.value(&format!("{dir}/link_layer"), parse::link_layer).unwrap_or_default();
     let rate = reader.optional(&format!("{dir}/rate"), |text| {
         let line = parse::line(text)?;
@@ -37,6 +38,9 @@ fn one(reader: &mut Reader<'_>, dir: &str, number: u32) -> Port {
         lid: lid(reader, &format!("{dir}/lid")),
         sm_lid: lid(reader, &format!("{dir}/sm_lid")),
         gids: gids(reader, dir),
+        traffic_class: reader
+            .optional(&format!("{device_dir}/tc/{number}/traffic_class"), parse::traffic_class)
+            .flatten(),
         // Partitions exist on InfiniBand alone; Ethernet has one entry that says nothing.
         pkeys: if link_layer == LinkLayer::InfiniBand { pkeys(reader, dir) } else { Vec::new() },
         link_layer,

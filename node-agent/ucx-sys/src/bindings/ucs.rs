@@ -67,6 +67,8 @@ pub struct LibUcs {
         ),
         ::libloading::Error,
     >,
+    pub ucs_config_parser_print_env_vars_once:
+        Result<unsafe extern "C" fn(env_prefix: *const ::std::os::raw::c_char), ::libloading::Error>,
 }
 impl LibUcs {
     pub unsafe fn new<P>(path: P) -> Result<Self, ::libloading::Error>
@@ -87,7 +89,15 @@ impl LibUcs {
             unsafe { __library.get::<*mut ucs_list_link_t>(b"ucs_config_global_list\0") }.map(|sym| *sym);
         let ucs_config_parser_print_all_opts =
             unsafe { __library.get(b"ucs_config_parser_print_all_opts\0") }.map(|sym| *sym);
-        Ok(LibUcs { __library, ucs_status_string, ucs_config_global_list, ucs_config_parser_print_all_opts })
+        let ucs_config_parser_print_env_vars_once =
+            unsafe { __library.get(b"ucs_config_parser_print_env_vars_once\0") }.map(|sym| *sym);
+        Ok(LibUcs {
+            __library,
+            ucs_status_string,
+            ucs_config_global_list,
+            ucs_config_parser_print_all_opts,
+            ucs_config_parser_print_env_vars_once,
+        })
     }
     pub unsafe fn ucs_status_string(&self, status: ucs_status_t) -> *const ::std::os::raw::c_char {
         unsafe { (self.ucs_status_string.as_ref().expect("Expected function, got error."))(status) }
@@ -111,6 +121,11 @@ impl LibUcs {
                 config_list,
                 filter,
             )
+        }
+    }
+    pub unsafe fn ucs_config_parser_print_env_vars_once(&self, env_prefix: *const ::std::os::raw::c_char) {
+        unsafe {
+            (self.ucs_config_parser_print_env_vars_once.as_ref().expect("Expected function, got error."))(env_prefix)
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn all(
 
 fn one(reader: &mut Reader<'_>, device_dir: &str, name: String) -> Netdev {
     let class = format!("sys/class/net/{name}");
-    let dir = match reader.root().exists(&class) {
+    let dir = match reader.exists(&class) {
         Ok(true) => class,
         Ok(false) | Err(_) => format!("{device_dir}/device/net/{name}"),
     };

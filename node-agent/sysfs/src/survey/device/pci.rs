@@ -5,7 +5,7 @@ use policies::fabric::Function;
 use crate::{
     parse::{self, Place},
     reader::Reader,
-    survey::numa,
+    survey::function,
 };
 
 /// Device ids of NVIDIA's virtual functions (`mlx5_core_pci_table` in the kernel's mlx5 driver): a guest sees no `physfn`.
@@ -47,10 +47,9 @@ pub(super) fn read(reader: &mut Reader<'_>, device_dir: &str) -> Hardware {
     let id = |part: Option<&str>| part.and_then(parse::hex_u16);
     let vendor = reader.value(&format!("{function_dir}/vendor"), parse::hex_u16).or_else(|| id(ids.map(|ids| ids.0)));
     let device = reader.value(&format!("{function_dir}/device"), parse::hex_u16).or_else(|| id(ids.map(|ids| ids.1)));
-    let is_link = |link: &str| matches!(reader.root().link_name(&format!("{function_dir}/{link}")), Ok(Some(_)));
-    let exists = |name: &str| matches!(reader.root().exists(&format!("{function_dir}/{name}")), Ok(true));
+    let physfn = format!("{function_dir}/physfn");
     let mlx5_virtual = vendor == Some(super::MELLANOX) && device.is_some_and(|device| MLX5_VIRTUAL.contains(&device));
-    let function = if is_link("physfn") || exists("physfn") || mlx5_virtual {
+    let kind = if matches!(reader.link(&physfn), Ok(Some(_))) || reader.has(&physfn) || mlx5_virtual {
         Function::Virtual
     } else if place.is_some() {
         Function::Physical
@@ -59,12 +58,12 @@ pub(super) fn read(reader: &mut Reader<'_>, device_dir: &str) -> Hardware {
     };
     Hardware {
         driver: driver.or_else(|| parse::uevent(&uevent, "DRIVER").map(str::to_owned)),
-        numa: numa(reader, &function_dir),
+        numa: function::numa(reader, &function_dir),
         dir: Some(function_dir),
         place,
         vendor,
         device,
-        function,
+        function: kind,
     }
 }
 

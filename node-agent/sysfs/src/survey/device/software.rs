@@ -20,7 +20,7 @@ pub(super) fn is_software(
         return true;
     }
     // Only rxe has an attribute `parent`: the interface it runs over (drivers/infiniband/sw/rxe/rxe_verbs.c).
-    if reader.root().exists(&format!("{dir}/parent")).unwrap_or(false) {
+    if reader.has(&format!("{dir}/parent")) {
         return true;
     }
     let description = reader.line(&format!("{dir}/node_desc")).unwrap_or_default();
