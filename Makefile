@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench clean
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench idle clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: setup ## All tests: unit, snapshot, property, and on the real control plan
 
 test-roce: ## The agent on two guests with soft-RoCE: real GID tables, link down and up, device gone and back
 	@tests/roce/run.sh
+
+idle: build ## What agents ask of the API server in ten idle minutes, from its audit log
+	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo test --locked -p railbind-tests --test idle -- --ignored --nocapture
 
 lint: setup ## Formatting and lints, warnings as errors
 	cargo fmt --all --check

@@ -9,7 +9,9 @@ use kube::{
 };
 use policies::{
     names::{AGENT_MANAGER, CONDITION, DOMAIN, annotation},
+    rails,
     report::{self, Condition},
+    roles::Role,
 };
 use serde_json::{Value, json};
 
@@ -65,10 +67,22 @@ impl Current {
 /// What a survey makes the Node say. A label whose fact could not be read keeps its current value.
 pub fn publication(survey: &Survey, current: &Current) -> Publication {
     let nics = report::nics(&survey.facts, &survey.verdict);
-    let nics = (!nics.is_empty()).then(|| (annotation::NICS.to_owned(), nics));
+    let rails = rails::find(&survey.facts, &survey.verdict.ports);
+    let found = [
+        (annotation::NICS, Some(nics).filter(|lines| !lines.is_empty())),
+        (annotation::NET_DEVICES, rails.net_devices.value),
+        (annotation::ROCE_SUBNETS, rails.roce_subnets.value),
+    ];
+    // As for labels: what could not be read in full stays as it is.
+    let partial =
+        survey.facts.devices.known().is_none() || survey.verdict.ports.iter().any(|port| port.role == Role::Unreadable);
+    let annotations = found.into_iter().filter_map(|(key, value)| {
+        let kept = || current.annotations.get(key).filter(|_| partial).cloned();
+        Some((key.to_owned(), value.or_else(kept)?))
+    });
     Publication {
         labels: survey.verdict.labels_on(&current.labels),
-        annotations: nics.into_iter().collect(),
+        annotations: annotations.collect(),
         condition: report::condition(&survey.verdict),
     }
 }

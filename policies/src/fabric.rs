@@ -469,6 +469,19 @@ pub enum DistanceLevel {
     Sys,
 }
 
+impl DistanceLevel {
+    /// As `nvidia-smi topo -m` writes it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pix => "PIX",
+            Self::Pxb => "PXB",
+            Self::Phb => "PHB",
+            Self::Node => "NODE",
+            Self::Sys => "SYS",
+        }
+    }
+}
+
 /// Whether the PCI tree can be trusted for distances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

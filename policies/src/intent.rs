@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::Version;
+use crate::{
+    kernel::Version,
+    lint::Conflicts,
+    workers::{Group, Role},
+};
 
 /// Inference engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// vLLM.
@@ -97,6 +102,8 @@ pub struct ContainerIntent {
     pub resources: BTreeMap<String, u64>,
     /// Runs as another user than root, as far as the pod says.
     pub non_root: bool,
+    /// Its command line.
+    pub words: Vec<String>,
 }
 
 /// What a pod wants.
@@ -130,9 +137,37 @@ pub struct PodIntent {
     pub refuses_ipc_lock: Option<String>,
     /// `envFrom` sources whose content we cannot see.
     pub opaque_env: BTreeSet<String>,
+    /// What to do about settings that break the worker.
+    pub conflicts: Conflicts,
+    /// Refuse the pod where it would go over TCP.
+    pub refuses_tcp: bool,
+    /// The deployment that it is part of.
+    pub group: Option<Group>,
+    /// Prefill or decode, where its labels say.
+    pub role: Option<Role>,
+    /// What other workers of its deployment ask of their nodes, each kind once: only the fields that say where a pod can land.
+    pub siblings: Vec<PodIntent>,
 }
 
 impl PodIntent {
+    /// Only what says where a pod can land, as far as the user asked for it: what we added ourselves is left out.
+    #[must_use]
+    pub fn constraints(&self) -> Self {
+        let mut terms = self.terms.clone();
+        for term in &mut terms {
+            term.match_expressions.retain(|requirement| !requirement.key.starts_with("railbind.dev/"));
+        }
+        // A term that was only ours was no term before.
+        terms.retain(|term| !term.match_expressions.is_empty() || !term.match_fields.is_empty());
+        Self {
+            containers: vec![ContainerIntent { gpus: self.gpus(), ..ContainerIntent::default() }],
+            node_selector: self.node_selector.clone(),
+            terms,
+            tolerations: self.tolerations.clone(),
+            ..Self::default()
+        }
+    }
+
     /// GPUs of all containers.
     pub fn gpus(&self) -> u64 {
         self.containers.iter().map(|container| container.gpus).sum()

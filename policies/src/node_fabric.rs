@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     fabric::{Fact, Facts, Function, Problem},
     probe::{CudaFacts, UcxFacts},
+    rails,
     report::Condition,
     roles::Role,
     verdict::Verdict,
@@ -17,6 +18,8 @@ const GIDS_KEPT: usize = 16;
 /// What is known about a node's fabric. Everything in it is observed; nothing is read back as an instruction.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+// An agent that is newer than the CRD must not be refused for what it says more.
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct NodeFabricStatus {
     /// Best compute fabric with an ACTIVE port: infiniband, roce, efa or tcp.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,12 +46,14 @@ pub struct NodeFabricStatus {
     /// Kind of that GID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid_kind: Option<String>,
-    /// `UCX_NET_DEVICES` for this node: its compute ports, nearest to the GPUs first known.
+    /// `UCX_NET_DEVICES` for this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_devices: Option<String>,
     /// `UCX_IB_ROCE_SUBNETS` for this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roce_subnets: Option<String>,
+    /// The compute ports that are nearest to each GPU; empty where the topology says nothing.
+    pub rails: Vec<RailStatus>,
     /// The `FabricReady` condition's parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<ReadyStatus>,
@@ -87,6 +92,19 @@ impl From<Condition> for ReadyStatus {
     fn from(Condition { status, reason, message }: Condition) -> Self {
         Self { status, reason, message }
     }
+}
+
+/// The nearest compute ports of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RailStatus {
+    /// PCI address of the GPU.
+    pub gpu: String,
+    /// How near they are, as `nvidia-smi topo -m` writes it: PIX, PXB, PHB, NODE or SYS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// `mlx5_0:1`, in natural order.
+    pub ports: Vec<String>,
 }
 
 /// One port.
@@ -135,6 +153,9 @@ pub fn status(facts: &Facts, verdict: &Verdict, condition: Condition, problems: 
     let compute: Vec<_> = verdict.compute_ports().collect();
     let labels = verdict.labels_on(&std::collections::BTreeMap::new());
     let label = |key: &str| labels.get(key).cloned();
+    let rails = rails::find(facts, &verdict.ports);
+    let recommended = [("UCX_NET_DEVICES", &rails.net_devices), ("UCX_IB_ROCE_SUBNETS", &rails.roce_subnets)]
+        .map(|(name, found)| format!("{name}: {}", found.reason));
     NodeFabricStatus {
         fabric: verdict.fabric.known().map(|fabric| fabric.as_str().into()),
         fabric_domain: label(crate::names::label::FABRIC_DOMAIN),
@@ -145,8 +166,17 @@ pub fn status(facts: &Facts, verdict: &Verdict, condition: Condition, problems: 
         rate_gbps: compute.iter().filter_map(|port| port.rate_gbps).reduce(f64::min),
         gid_index: label(crate::names::label::GID_INDEX).and_then(|index| index.parse().ok()),
         gid_kind: label(crate::names::label::GID_KIND),
-        net_devices: None,
-        roce_subnets: None,
+        net_devices: rails.net_devices.value.clone(),
+        roce_subnets: rails.roce_subnets.value.clone(),
+        rails: rails
+            .gpus
+            .iter()
+            .map(|gpu| RailStatus {
+                gpu: gpu.gpu.clone(),
+                level: gpu.level.map(|level| level.word().into()),
+                ports: gpu.ports.clone(),
+            })
+            .collect(),
         ready: Some(condition.into()),
         ports: verdict
             .ports
@@ -171,7 +201,7 @@ pub fn status(facts: &Facts, verdict: &Verdict, condition: Condition, problems: 
                 remedy: remedy.clone(),
             })
             .collect(),
-        reasons: verdict.reasons.clone(),
+        reasons: verdict.reasons.iter().cloned().chain(recommended).collect(),
         ucx: None,
         cuda: None,
         facts: serde_json::to_value(trimmed(facts, verdict)).unwrap_or_default(),

@@ -1,16 +1,20 @@
 //! The plan for a pod: what it gets and why; and for a binding: the values of the chosen node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::{
-    intent::{ContainerIntent, Placement, PodIntent, Requirement},
-    names::{annotation, k8s, label},
-    profile::{EnvLine, NodeFact, Profiles, ResourceCount, ResourceFamily, TransportProfile},
+    intent::{Placement, PodIntent, Requirement},
+    names::{annotation, label},
+    profile::{AUTO, Profiles},
     roles::Fabric,
-    select::{self, NodeView},
+    select::{self, Choice, NodeView},
 };
+
+mod env;
+mod group;
+mod needs;
 
 /// What a pod gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -28,8 +32,20 @@ pub struct Plan {
     pub resources: BTreeMap<String, (String, u64)>,
     /// Node affinity to add, and how.
     pub affinity: Vec<Requirement>,
-    /// Whether that affinity is required or preferred.
+    /// Other pods to be in one place with.
+    pub together: Vec<PodTerm>,
+    /// Other pods to be in one place with if it can be, whatever the placement.
+    pub near: Vec<PodTerm>,
+    /// Other pods to be in another place than.
+    pub apart: Vec<PodTerm>,
+    /// Whether these affinities are required or preferred.
     pub placement: Placement,
+    /// Settings of the user's that are replaced, because the user asked for it.
+    pub replacements: Vec<Replacement>,
+    /// Variables that a container does not get, because the user's own settings exclude them.
+    pub left_out: BTreeSet<(String, String)>,
+    /// Why the pod is refused, because the user asked for it.
+    pub deny: Option<String>,
     /// Why, one sentence each.
     pub reasons: Vec<String>,
     /// What a person should act on.
@@ -56,23 +72,34 @@ pub enum EnvValue {
     Late(String),
 }
 
+/// A user's setting that breaks the worker, and what it becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// Container.
+    pub container: String,
+    /// Variable.
+    pub variable: String,
+    /// Its new value.
+    pub value: String,
+}
+
+/// A pod affinity term within the pod's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTerm {
+    /// What the other pods' labels meet.
+    pub selector: Vec<Requirement>,
+    /// Label of the nodes whose value is the same, or differs.
+    pub topology_key: String,
+}
+
 /// The plan for a pod among these nodes.
 pub fn plan<'n>(profiles: &Profiles, nodes: impl IntoIterator<Item = &'n NodeView>, intent: &PodIntent) -> Plan {
     let all: Vec<&NodeView> = nodes.into_iter().collect();
     let candidates = select::candidates(all.iter().copied(), intent);
     let mut plan = Plan { placement: intent.placement, ..Plan::default() };
-    let decided = intent.decided.as_deref().and_then(|name| profiles.get(name));
-    let choice = match decided {
-        Some(profile) => {
-            let nodes = candidates
-                .iter()
-                .copied()
-                .filter(|node| node.labels.get(label::PROFILE) == Some(&profile.metadata.name));
-            Some(select::Choice { profile, nodes: nodes.collect() })
-        }
-        None => select::best(profiles, &candidates),
-    };
-    let Some(choice) = choice else {
+    let Some(choice) = choose(profiles, &all, &candidates, intent, &mut plan) else {
         plan.warnings.push(if candidates.is_empty() {
             format!("railbind: none of {} nodes fits this pod's selectors, taints and GPU count; admitted without UCX settings", all.len())
         } else {
@@ -90,187 +117,62 @@ pub fn plan<'n>(profiles: &Profiles, nodes: impl IntoIterator<Item = &'n NodeVie
         choice.nodes.len(),
         candidates.len()
     ));
-    let fabric = choice
-        .nodes
-        .iter()
-        .find_map(|node| fabric_of(node))
-        .or_else(|| profile.spec.when.fabric.first().copied())
-        .unwrap_or(Fabric::Tcp);
-    if fabric == Fabric::Tcp {
-        plan.warnings.push(format!("railbind: no RDMA on any node this pod can land on: KV cache goes over TCP, expect a time to first token of {}", profile.spec.expect.ttft_overhead.value));
+    env::lines(profile, choice.fabric, intent, &mut plan);
+    env::settings(profile, choice.fabric, intent, &mut plan);
+    if choice.fabric == Fabric::Tcp {
+        let text = format!(
+            "railbind: no RDMA on any node this pod can land on: KV cache goes over TCP, expect a time to first token of {}",
+            profile.spec.expect.ttft_overhead.value
+        );
+        if intent.refuses_tcp && plan.deny.is_none() {
+            plan.deny = Some(format!("{text} ({}: deny)", annotation::NO_RDMA));
+        }
+        plan.warnings.push(text);
     }
-    environment(profile, fabric, intent, &mut plan);
-    privileges(profile, intent, &choice.nodes, &mut plan);
-    memory(profile, intent, &mut plan);
+    needs::privileges(profile, intent, &choice.nodes, &mut plan);
+    needs::memory(profile, intent, &mut plan);
     for container in &intent.containers {
-        resources(profile, &choice.nodes, container, &mut plan);
+        needs::resources(profile, &choice.nodes, container, &mut plan);
     }
     if intent.placement != Placement::None && intent.node_name.is_none() {
-        plan.affinity.push(Requirement {
-            key: label::PROFILE.into(),
-            operator: "In".into(),
-            values: vec![profile.metadata.name.clone()],
-        });
+        plan.affinity = choice.requirements();
+        if plan.affinity.is_empty() {
+            let values = vec![profile.metadata.name.clone()];
+            plan.affinity.push(Requirement { key: label::PROFILE.into(), operator: "In".into(), values });
+        }
+        group::affinities(&choice, intent, &mut plan);
     }
     plan
 }
 
-fn fabric_of(node: &NodeView) -> Option<Fabric> {
-    let value = node.labels.get(label::FABRIC)?;
-    [Fabric::InfiniBand, Fabric::Roce, Fabric::Efa, Fabric::Tcp].into_iter().find(|fabric| fabric.as_str() == value)
-}
-
-fn applies(line: &EnvLine, fabric: Fabric) -> bool {
-    line.fabric.is_empty() || line.fabric.contains(&fabric)
-}
-
-fn environment(profile: &TransportProfile, fabric: Fabric, intent: &PodIntent, plan: &mut Plan) {
-    for line in profile.spec.env.iter().filter(|line| applies(line, fabric)) {
-        if let Some(range) = line.ucx {
-            match intent.ucx {
-                Some(ucx) if range.contains(ucx) => {}
-                Some(ucx) => {
-                    plan.reasons.push(format!("{} left out: UCX {ucx} does not know it", line.name));
-                    continue;
-                }
-                None => {
-                    plan.reasons.push(format!(
-                        "{} left out: only for UCX {}, and the image's UCX is not known ({})",
-                        line.name,
-                        range_text(range),
-                        annotation::UCX_VERSION
-                    ));
-                    continue;
-                }
-            }
-        }
-        let value = match (&line.value, &line.default) {
-            (Some(value), _) => EnvValue::Constant(value.clone()),
-            (None, default) => EnvValue::Late(default.clone().unwrap_or_default()),
-        };
-        plan.env.push(EnvPlan { name: line.name.clone(), value });
+/// The class that the pod goes to: the one an earlier pass chose, else the best that its deployment can agree on.
+fn choose<'a>(
+    profiles: &'a Profiles,
+    all: &[&NodeView],
+    candidates: &[&'a NodeView],
+    intent: &PodIntent,
+    plan: &mut Plan,
+) -> Option<Choice<'a>> {
+    if let Some(profile) = intent.decided.as_deref().and_then(|name| profiles.get(name)) {
+        let classes = select::classes(profiles, &profile.spec.set, candidates);
+        let fabric = profile.spec.when.fabric.first().copied().unwrap_or(Fabric::Tcp);
+        let found = classes.into_iter().find(|choice| choice.profile.metadata.name == profile.metadata.name);
+        return Some(found.unwrap_or(Choice { profile, fabric, nodes: Vec::new() }));
     }
-    for container in &intent.containers {
-        for planned in &plan.env {
-            if container.env.contains_key(&planned.name) {
-                plan.reasons.push(format!("{}: {} is the user's and stays", container.name, planned.name));
-            }
-        }
-        for fatal in &profile.spec.fatal {
-            if let Some(Some(value)) = container.env.get(&fatal.name)
-                && fatal.values.contains(value)
-            {
-                plan.warnings
-                    .push(format!("railbind: {}={value} in container {}: {}", fatal.name, container.name, fatal.why));
-            }
-        }
-    }
-    if !intent.opaque_env.is_empty() && !plan.env.is_empty() {
-        let names: Vec<&str> = intent.opaque_env.iter().map(String::as_str).collect();
-        plan.warnings.push(format!("railbind: envFrom {} cannot be seen here and `env` wins over it: settings of the same names are overridden", names.join(", ")));
-    }
-}
-
-fn range_text(range: crate::profile::Range) -> String {
-    match (range.min, range.below) {
-        (Some(min), Some(below)) => format!("{min} up to before {below}"),
-        (Some(min), None) => format!("{min} and later"),
-        (None, Some(below)) => format!("before {below}"),
-        (None, None) => "of any version".into(),
-    }
-}
-
-fn privileges(profile: &TransportProfile, intent: &PodIntent, nodes: &[&NodeView], plan: &mut Plan) {
-    for capability in &profile.spec.needs.capabilities {
-        if let (k8s::IPC_LOCK, Some(level)) = (capability.value.as_str(), &intent.refuses_ipc_lock) {
-            let unlimited = !nodes.is_empty()
-                && nodes.iter().all(|node| node.labels.get(label::MEMLOCK).is_some_and(|value| value == "unlimited"));
-            plan.reasons.push(format!("IPC_LOCK left out: Pod Security level `{level}` would refuse the pod"));
-            if !unlimited {
-                plan.warnings.push(format!("railbind: Pod Security level `{level}` refuses IPC_LOCK; RDMA needs it unless the nodes give containers unlimited locked memory"));
-            }
-            continue;
-        }
-        plan.capabilities.push(capability.value.clone());
-    }
-    let limited = nodes.iter().any(|node| node.labels.get(label::MEMLOCK).is_some_and(|value| value == "limited"));
-    if limited && !profile.spec.needs.capabilities.is_empty() {
-        for container in intent.containers.iter().filter(|container| container.non_root) {
+    let set = match intent.profile_set.as_deref() {
+        None | Some(AUTO) => profiles.default_set(),
+        Some(set) if profiles.has_set(set) => set,
+        Some(set) => {
+            let default = profiles.default_set();
             plan.warnings.push(format!(
-                "railbind: container {} is not root: IPC_LOCK has no effect, and nodes of {} limit locked memory",
-                container.name, profile.metadata.name
+                "railbind: there is no profile set {set:?} ({}); {default} it is",
+                annotation::PROFILE_SET
             ));
+            default
         }
-    }
-}
-
-fn memory(profile: &TransportProfile, intent: &PodIntent, plan: &mut Plan) {
-    let Some(engine) = intent.engine else {
-        plan.reasons.push("/dev/shm left alone: engine not recognised".into());
-        return;
     };
-    match profile.spec.needs.shared_memory.get(&engine) {
-        Some(_) if intent.has_shm => plan.reasons.push("/dev/shm left alone: the pod mounts it itself".into()),
-        Some(size) => {
-            plan.reasons.push(format!("/dev/shm of {} for {}", size.value, engine.title()));
-            plan.shared_memory = Some(size.value.clone());
-        }
-        None => plan.reasons.push(format!("/dev/shm left alone: the profile names no size for {}", engine.title())),
-    }
-}
-
-fn resources(profile: &TransportProfile, nodes: &[&NodeView], container: &ContainerIntent, plan: &mut Plan) {
-    let Some(need) = &profile.spec.needs.resource else {
-        return;
-    };
-    if let Some((name, count)) =
-        container.resources.iter().find(|(name, _)| ResourceFamily::Rdma.has(name) || ResourceFamily::Efa.has(name))
-    {
-        plan.reasons.push(format!("{}: requests {name}: {count} itself", container.name));
-        return;
-    }
-    if container.gpus == 0 {
-        return;
-    }
-    let Some(name) = offered(need.family, nodes) else {
-        plan.warnings.push(format!("railbind: no {} resource on the nodes of profile {}: is the device plugin installed? Without it the pod sees no NIC", match need.family { ResourceFamily::Rdma => "RDMA", ResourceFamily::Efa => k8s::EFA_RESOURCE }, profile.metadata.name));
-        return;
-    };
-    let ceiling = nodes.iter().map(|node| node.count(&name)).max().unwrap_or(0);
-    let wanted = match need.count {
-        ResourceCount::Gpus => container.gpus,
-        ResourceCount::NodeRatio => nodes
-            .iter()
-            .filter(|node| node.gpus() > 0)
-            .map(|node| node.count(&name) * container.gpus / node.gpus())
-            .filter(|count| *count > 0)
-            .min()
-            .unwrap_or(1),
-    };
-    let count = wanted.min(ceiling);
-    plan.reasons.push(match (need.count, count < wanted) {
-        (_, true) => format!("{}: {name}: {count}, all that a node gives, for {} GPUs", container.name, container.gpus),
-        (ResourceCount::Gpus, false) => {
-            format!("{}: {name}: {count}, one for each GPU", container.name)
-        }
-        (ResourceCount::NodeRatio, false) => {
-            format!("{}: {name}: {count} for {} GPUs, the nodes' ratio", container.name, container.gpus)
-        }
-    });
-    plan.resources.insert(container.name.clone(), (name, count));
-}
-
-/// The resource of a family that most of the nodes offer; of two that are level, `rdma/…` and then the first by name.
-fn offered(family: ResourceFamily, nodes: &[&NodeView]) -> Option<String> {
-    let mut offers: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in nodes {
-        for name in node.allocatable.keys().filter(|name| family.has(name) && node.count(name) > 0) {
-            *offers.entry(name).or_default() += 1;
-        }
-    }
-    let best =
-        offers.into_iter().min_by_key(|(name, count)| (std::cmp::Reverse(*count), !name.starts_with("rdma/"), *name));
-    best.map(|(name, _)| name.to_owned())
+    let classes = select::classes(profiles, set, candidates);
+    group::agree(profiles, set, all, intent, classes, plan)
 }
 
 /// The late-bound variables of a node, by name: what a Binding to it carries under `env.railbind.dev/`.
@@ -278,21 +180,15 @@ fn offered(family: ResourceFamily, nodes: &[&NodeView]) -> Option<String> {
 /// Only names that a profile lists, only on the fabrics it lists them for, and each value checked against its fact's grammar:
 /// a node may lie, and must not choose what runs in a pod.
 pub fn bind_values(profiles: &Profiles, node: &NodeView) -> BTreeMap<String, String> {
-    let Some(fabric) = fabric_of(node) else {
+    let Some(fabric) = node.fabric() else {
         return BTreeMap::new();
     };
     let lines = profiles
         .iter()
         .filter(|profile| profile.spec.when.fabric.contains(&fabric))
         .flat_map(|profile| profile.spec.env.iter())
-        .filter(|line| applies(line, fabric));
+        .filter(|line| env::applies(line, fabric));
     lines
-        .filter_map(|line| line.from.and_then(|fact| node_fact(fact, node)).map(|value| (line.name.clone(), value)))
+        .filter_map(|line| line.from.and_then(|fact| node.fact(fact)).map(|value| (line.name.clone(), value)))
         .collect()
-}
-
-fn node_fact(fact: NodeFact, node: &NodeView) -> Option<String> {
-    match fact {
-        NodeFact::GidIndex => node.labels.get(label::GID_INDEX)?.parse::<u16>().ok().map(|index| index.to_string()),
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -11,15 +12,11 @@ use crate::{
     roles::Fabric,
 };
 
-/// The embedded set `guide`.
-const GUIDE: &[(&str, &str)] = &[
-    ("infiniband-gpudirect.yaml", include_str!("../profiles/guide/infiniband-gpudirect.yaml")),
-    ("roce-gpudirect.yaml", include_str!("../profiles/guide/roce-gpudirect.yaml")),
-    ("rdma-host-staged.yaml", include_str!("../profiles/guide/rdma-host-staged.yaml")),
-    ("efa-gpudirect.yaml", include_str!("../profiles/guide/efa-gpudirect.yaml")),
-    ("efa-host-staged.yaml", include_str!("../profiles/guide/efa-host-staged.yaml")),
-    ("tcp.yaml", include_str!("../profiles/guide/tcp.yaml")),
-];
+mod fact;
+mod set;
+
+pub use fact::NodeFact;
+pub use set::{AUTO, Chosen, NodeClass, Profiles};
 
 /// One `TransportProfile`, as a file or an object of the cluster says it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +41,7 @@ pub struct Metadata {
 }
 
 /// What a profile says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
     /// Set it belongs to (`guide`, `nixl`, or a cluster's own).
@@ -62,15 +59,19 @@ pub struct Spec {
     /// Settings of a user's that break workers on this class of node.
     #[serde(default)]
     pub fatal: Vec<Fatal>,
+    /// What a person has to set, because it is no variable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
     /// What it should deliver.
     pub expect: Expect,
 }
 
 /// When a profile applies. An absent condition always holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct When {
-    /// One of these fabrics.
+    /// One of these fabrics: `infiniband`, `roce`, `efa`, `tcp`.
+    #[schemars(with = "Vec<String>")]
     pub fabric: Vec<Fabric>,
     /// GPUDirect present (true) or absent (false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,14 +88,16 @@ pub struct When {
 }
 
 /// Versions from `min` (included) to `below` (not included).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Range {
     /// Lowest version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub min: Option<Version>,
     /// First version that is too high.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub below: Option<Version>,
 }
 
@@ -106,7 +109,7 @@ impl Range {
 }
 
 /// One environment variable: a constant, or a fact of the node that the pod lands on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnvLine {
     /// Name.
@@ -122,7 +125,11 @@ pub struct EnvLine {
     pub default: Option<String>,
     /// Only on these of the profile's fabrics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
     pub fabric: Vec<Fabric>,
+    /// Only for these engines. Empty: for all, recognised or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engine: Vec<Engine>,
     /// Only for a pod whose UCX is *known* to be in this range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ucx: Option<Range>,
@@ -130,16 +137,8 @@ pub struct EnvLine {
     pub source: String,
 }
 
-/// A fact of a node that a variable can take, with the grammar of its values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeFact {
-    /// The RoCE GID index that is right on all of the node's compute ports: 0 to 65535.
-    GidIndex,
-}
-
 /// What the pod needs beyond its environment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Needs {
     /// Linux capabilities.
@@ -151,10 +150,23 @@ pub struct Needs {
     /// Size of `/dev/shm` by engine.
     #[serde(default)]
     pub shared_memory: BTreeMap<Engine, Sourced>,
+    /// Prefill and decode of one deployment go to different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles_apart: Option<RolesApart>,
+}
+
+/// Prefill and decode of one deployment go to different places.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RolesApart {
+    /// Label of the nodes whose values must differ.
+    pub topology_key: String,
+    /// Where it comes from.
+    pub source: String,
 }
 
 /// A value with its source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sourced {
     /// The value.
@@ -164,7 +176,7 @@ pub struct Sourced {
 }
 
 /// Which extended resource, and how many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResourceNeed {
     /// Which family of names: the name itself is the one that the candidate nodes offer.
@@ -176,7 +188,7 @@ pub struct ResourceNeed {
 }
 
 /// Family of extended resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResourceFamily {
     /// `rdma/*`, and the RDMA resources of NVIDIA's operators.
@@ -209,7 +221,7 @@ impl ResourceFamily {
 }
 
 /// How many of a resource a container gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResourceCount {
     /// As many as GPUs (the tensor-parallel size), at most what a node gives.
@@ -219,7 +231,7 @@ pub enum ResourceCount {
 }
 
 /// A setting of the user's that is fatal on this class of node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Fatal {
     /// Variable.
@@ -232,8 +244,22 @@ pub struct Fatal {
     pub source: String,
 }
 
+/// Something that a person has to set, because it is no variable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Advice {
+    /// For this engine.
+    pub engine: Engine,
+    /// Not for a command line that has this word already.
+    pub unless: String,
+    /// What to set, at most 150 characters.
+    pub text: String,
+    /// Where it comes from.
+    pub source: String,
+}
+
 /// What a profile should deliver.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expect {
     /// UCX transports of which one must carry the data.
@@ -246,7 +272,7 @@ pub struct Expect {
 }
 
 /// Expected bandwidth of one port.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bandwidth {
     /// Kind of port, in the guide's words.
@@ -294,7 +320,11 @@ impl TransportProfile {
         Ok(profile)
     }
 
-    fn check(&self, file: &str) -> Result<(), ProfileError> {
+    /// Whether its content makes sense.
+    ///
+    /// # Errors
+    /// The first thing that does not, with its field.
+    pub fn check(&self, file: &str) -> Result<(), ProfileError> {
         let invalid = |field: &str, why: &str| {
             Err(ProfileError::Invalid { file: file.into(), field: field.into(), why: why.into() })
         };
@@ -315,6 +345,14 @@ impl TransportProfile {
                     return invalid(&field, "give either `value`, or `from` together with `default`");
                 }
             }
+        }
+        for (index, advice) in self.spec.advice.iter().enumerate() {
+            if advice.text.chars().count() > 150 {
+                return invalid(&format!("spec.advice[{index}].text"), "must be shorter: a warning has 200 characters");
+            }
+        }
+        if self.spec.set == AUTO || self.spec.set.is_empty() {
+            return invalid("spec.set", "must be a name, and `auto` is none");
         }
         if self.spec.when.fabric.is_empty() {
             return invalid("spec.when.fabric", "name at least one fabric");
@@ -355,95 +393,4 @@ pub fn is_env_name(name: &str) -> bool {
         && name.len() <= 63
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
-}
-
-/// What a profile is chosen by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeClass {
-    /// Fabric.
-    pub fabric: Fabric,
-    /// GPUDirect by DMA-BUF or peermem.
-    pub gpu_direct: bool,
-    /// Kernel.
-    pub kernel: Option<Version>,
-    /// Drivers of the compute ports.
-    pub drivers: Vec<String>,
-    /// Only software RDMA.
-    pub soft: bool,
-}
-
-/// A choice of profile with its reasons.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
-    /// Name of the profile.
-    pub profile: Option<String>,
-    /// One sentence for the chosen profile and one for each that was not.
-    pub reasons: Vec<String>,
-}
-
-/// All profiles that are in force.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Profiles {
-    by_name: BTreeMap<String, TransportProfile>,
-}
-
-impl Profiles {
-    /// The profiles that ship inside the binaries.
-    ///
-    /// # Errors
-    /// Only if the shipped YAML is wrong, which a test excludes.
-    pub fn embedded() -> Result<Self, ProfileError> {
-        Self::new(GUIDE.iter().map(|(file, yaml)| TransportProfile::parse(file, yaml)).collect::<Result<Vec<_>, _>>()?)
-    }
-
-    /// These profiles; of two with one name the later wins.
-    ///
-    /// # Errors
-    /// None today; a set that contradicts itself would be refused here.
-    pub fn new(profiles: Vec<TransportProfile>) -> Result<Self, ProfileError> {
-        Ok(Self { by_name: profiles.into_iter().map(|profile| (profile.metadata.name.clone(), profile)).collect() })
-    }
-
-    /// The set that a cluster uses where nobody names another.
-    pub fn default_set(&self) -> &'static str {
-        "guide"
-    }
-
-    /// A profile by name.
-    pub fn get(&self, name: &str) -> Option<&TransportProfile> {
-        self.by_name.get(name)
-    }
-
-    /// All, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &TransportProfile> {
-        self.by_name.values()
-    }
-
-    /// The best profile of `set` for a node of this class. A node with only software RDMA falls back to TCP.
-    pub fn for_node(&self, set: &str, class: &NodeClass) -> Chosen {
-        let mut reasons = Vec::new();
-        let mut best: Option<&TransportProfile> = None;
-        let tcp = NodeClass { fabric: Fabric::Tcp, ..class.clone() };
-        for profile in self.by_name.values().filter(|profile| profile.spec.set == set) {
-            let verdict = profile.matches(class).or_else(|why| {
-                let last_resort = class.soft && profile.spec.when.fabric.contains(&Fabric::Tcp);
-                if last_resort && profile.matches(&NodeClass { soft: false, ..tcp.clone() }).is_ok() {
-                    Ok(())
-                } else {
-                    Err(why)
-                }
-            });
-            match verdict {
-                Ok(()) if best.is_none_or(|best| profile.spec.priority > best.spec.priority) => {
-                    best = Some(profile);
-                }
-                Ok(()) => {}
-                Err(why) => reasons.push(format!("not {}: {why}", profile.metadata.name)),
-            }
-        }
-        if let Some(best) = best {
-            reasons.insert(0, format!("profile {}: {}", best.metadata.name, best.spec.description));
-        }
-        Chosen { profile: best.map(|best| best.metadata.name.clone()), reasons }
-    }
 }

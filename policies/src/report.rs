@@ -152,13 +152,7 @@ fn nearest(facts: &Facts, device: &RdmaDevice) -> Option<String> {
         .filter_map(|distance| gpus.iter().position(|gpu| gpu.pci == distance.gpu))
         .map(|index| format!("gpu{index}"))
         .collect();
-    let level = match level {
-        DistanceLevel::Pix => "PIX",
-        DistanceLevel::Pxb => "PXB",
-        DistanceLevel::Phb => "PHB",
-        DistanceLevel::Node => "NODE",
-        DistanceLevel::Sys => "SYS",
-    };
+    let level = level.word();
     Some(format!("{}={level}", names.join(",")))
 }
 

@@ -1,13 +1,17 @@
 //! Which nodes a pod can land on, and which class of them it should.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     intent::{PodIntent, Requirement, Term, Toleration},
     names::label,
-    profile::{Profiles, TransportProfile},
+    profile::{NodeClass, NodeFact, Profiles, TransportProfile},
+    roles::Fabric,
 };
 
 /// What the webhook keeps of a Node.
@@ -24,6 +28,10 @@ pub struct NodeView {
     pub unschedulable: bool,
     /// Taints.
     pub taints: Vec<Taint>,
+    /// `UCX_NET_DEVICES` for this node, as its agent says, unchecked.
+    pub net_devices: Option<String>,
+    /// `UCX_IB_ROCE_SUBNETS` for this node, as its agent says, unchecked.
+    pub roce_subnets: Option<String>,
 }
 
 /// A taint.
@@ -42,6 +50,35 @@ impl NodeView {
     /// How many whole units of an extended resource the node gives.
     pub fn count(&self, resource: &str) -> u64 {
         self.allocatable.get(resource).and_then(|quantity| whole(quantity)).unwrap_or(0)
+    }
+
+    /// Its fabric, as its label says.
+    pub fn fabric(&self) -> Option<Fabric> {
+        let value = self.labels.get(label::FABRIC)?;
+        [Fabric::InfiniBand, Fabric::Roce, Fabric::Efa, Fabric::Tcp].into_iter().find(|fabric| fabric.as_str() == value)
+    }
+
+    /// A fact of it, if its value is in the grammar: a node may lie.
+    pub fn fact(&self, fact: NodeFact) -> Option<String> {
+        let value = match fact {
+            NodeFact::GidIndex => self.labels.get(label::GID_INDEX),
+            NodeFact::NetDevices => self.net_devices.as_ref(),
+            NodeFact::RoceSubnets => self.roce_subnets.as_ref(),
+        };
+        fact.checked(value?)
+    }
+
+    /// What a profile is chosen by, as far as its labels say.
+    fn class(&self) -> Option<NodeClass> {
+        let is =
+            |key: &str, values: &[&str]| self.labels.get(key).is_some_and(|value| values.contains(&value.as_str()));
+        Some(NodeClass {
+            fabric: self.fabric()?,
+            gpu_direct: is(label::GPUDIRECT, &["dmabuf", "peermem"]),
+            kernel: self.labels.get(label::KERNEL).and_then(|kernel| kernel.parse().ok()),
+            drivers: Vec::new(),
+            soft: is(label::SOFT, &["true"]),
+        })
     }
 
     /// GPUs of any kind.
@@ -147,25 +184,75 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-/// The class that a pod goes to: a profile and the candidates that qualify for it.
+/// The class that a pod goes to: a profile on one fabric, and the candidates that qualify for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice<'a> {
     /// The profile.
     pub profile: &'a TransportProfile,
-    /// Candidates whose label names it.
+    /// The fabric: a profile can be for several, and they do not reach each other.
+    pub fabric: Fabric,
+    /// Candidates that qualify for it.
     pub nodes: Vec<&'a NodeView>,
 }
 
-/// The best class among the candidates, by the profiles' priority. `None` where no candidate says what it is.
-pub fn best<'a>(profiles: &'a Profiles, candidates: &[&'a NodeView]) -> Option<Choice<'a>> {
-    let mut classes: BTreeMap<&str, Vec<&NodeView>> = BTreeMap::new();
-    for node in candidates {
-        if let Some(profile) = node.labels.get(label::PROFILE) {
-            classes.entry(profile).or_default().push(node);
-        }
+impl Choice<'_> {
+    /// What two choices have to agree on.
+    pub fn class(&self) -> (&str, Fabric) {
+        (&self.profile.metadata.name, self.fabric)
     }
+
+    /// The node affinity that keeps a pod on the class.
+    ///
+    /// The label `railbind.dev/profile` names the profile of the default set; a class of another set is a union of those.
+    pub fn requirements(&self) -> Vec<Requirement> {
+        let mut requirements = vec![self.one_of(label::PROFILE)];
+        if self.profile.spec.when.fabric.len() > 1 {
+            requirements.push(self.one_of(label::FABRIC));
+        }
+        if self.profile.spec.when.kernel.is_some()
+            && self.nodes.iter().all(|node| node.labels.contains_key(label::KERNEL))
+        {
+            requirements.push(self.one_of(label::KERNEL));
+        }
+        requirements.retain(|requirement| !requirement.values.is_empty());
+        requirements
+    }
+
+    fn one_of(&self, key: &str) -> Requirement {
+        let values: BTreeSet<&String> = self.nodes.iter().filter_map(|node| node.labels.get(key)).collect();
+        Requirement { key: key.into(), operator: "In".into(), values: values.into_iter().cloned().collect() }
+    }
+}
+
+/// The classes that the candidates make up, the best first: by the profiles' priority, then InfiniBand before RoCE.
+/// Candidates that do not say what they are make up none.
+pub fn classes<'a>(profiles: &'a Profiles, set: &str, candidates: &[&'a NodeView]) -> Vec<Choice<'a>> {
+    let mut classes: BTreeMap<(&str, Fabric), Choice<'a>> = BTreeMap::new();
+    for &node in candidates {
+        let Some((profile, fabric)) = qualifies(profiles, set, node) else { continue };
+        let choice = Choice { profile, fabric, nodes: Vec::new() };
+        classes.entry((&profile.metadata.name, fabric)).or_insert(choice).nodes.push(node);
+    }
+    let mut classes: Vec<Choice<'a>> = classes.into_values().collect();
+    classes.sort_by_key(|choice| {
+        (Reverse(choice.profile.spec.priority), choice.fabric, choice.profile.metadata.name.clone())
+    });
     classes
-        .into_iter()
-        .filter_map(|(name, nodes)| profiles.get(name).map(|profile| Choice { profile, nodes }))
-        .max_by_key(|choice| choice.profile.spec.priority)
+}
+
+/// The profile of a set that a node qualifies for. For the default set the agent has said so itself, by measurement;
+/// for another it follows from the node's labels.
+pub fn qualifies<'a>(profiles: &'a Profiles, set: &str, node: &NodeView) -> Option<(&'a TransportProfile, Fabric)> {
+    let own = node.labels.get(label::PROFILE)?;
+    let fabric = node.fabric();
+    let profile = if set == profiles.default_set() {
+        profiles.get(own)?
+    } else {
+        let chosen = profiles.for_node(set, &node.class()?).profile?;
+        profiles.get(&chosen)?
+    };
+    // A profile for one fabric says which; a node with software RDMA only counts as one without.
+    let when = &profile.spec.when.fabric;
+    let fabric = fabric.filter(|fabric| when.contains(fabric)).or_else(|| when.first().copied())?;
+    Some((profile, fabric))
 }

@@ -33,10 +33,44 @@ fn each_class_has_its_profile(#[case] class: NodeClass, #[case] expected: &str) 
     assert_eq!(chosen.profile.as_deref(), Some(expected), "{:#?}", chosen.reasons);
 }
 
+#[rstest]
+#[case(class(Fabric::InfiniBand, true, (6, 8)), "nixl-infiniband")]
+#[case(class(Fabric::InfiniBand, false, (6, 8)), "nixl-rdma-host-staged")]
+#[case(class(Fabric::Roce, true, (6, 8)), "nixl-roce")]
+#[case(class(Fabric::Roce, false, (5, 15)), "nixl-rdma-host-staged")]
+#[case(class(Fabric::Efa, true, (6, 8)), "nixl-efa-libfabric")]
+#[case(class(Fabric::Efa, false, (5, 10)), "nixl-efa-libfabric")]
+#[case(class(Fabric::Tcp, false, (6, 8)), "nixl-tcp")]
+fn the_set_nixl_covers_each_class(#[case] class: NodeClass, #[case] expected: &str) {
+    let chosen = Profiles::embedded().unwrap().for_node("nixl", &class);
+    assert_eq!(chosen.profile.as_deref(), Some(expected), "{:#?}", chosen.reasons);
+}
+
+#[test]
+fn the_set_nixl_leaves_to_nixl_what_is_nixls() {
+    for profile in Profiles::embedded().unwrap().iter().filter(|profile| profile.spec.set == "nixl") {
+        for line in &profile.spec.env {
+            let own = line.name == "UCX_TLS" || line.name.starts_with("UCX_RNDV_") || line.name == "UCX_IB_GID_INDEX";
+            assert!(!own, "{}: {}", profile.metadata.name, line.name);
+        }
+    }
+}
+
+#[test]
+fn every_name_of_a_profile_is_one_that_its_program_knows() {
+    let known = policies::lint::known::names().unwrap();
+    for profile in Profiles::embedded().unwrap().iter() {
+        for line in &profile.spec.env {
+            let checked = ["UCX_", "NCCL_", "FI_"].iter().any(|prefix| line.name.starts_with(prefix));
+            assert!(!checked || known.contains(&line.name), "{}: {}", profile.metadata.name, line.name);
+        }
+    }
+}
+
 #[test]
 fn every_name_of_the_guide_profiles_is_in_its_tables() {
     let reference = Reference::guide().unwrap();
-    for profile in Profiles::embedded().unwrap().iter() {
+    for profile in Profiles::embedded().unwrap().iter().filter(|profile| profile.spec.set == "guide") {
         for line in &profile.spec.env {
             let value = line.value.as_ref().or(line.default.as_ref()).unwrap();
             let explained = reference.explain(&line.name, value).len();

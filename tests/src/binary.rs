@@ -1,4 +1,4 @@
-//! Where the control plane's binary comes from.
+//! Where the control plane's binary and the guests' image come from.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,23 +13,30 @@ use tokio::{process::Command, sync::OnceCell};
 /// The script's progress goes to this process's stderr, because the first build takes minutes.
 pub async fn kube_binary() -> Result<&'static Path> {
     static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    BINARY.get_or_try_init(find).await.map(PathBuf::as_path)
+    let found = BINARY.get_or_try_init(async || {
+        let binary = given_or_built("RAILBIND_KUBE", "scripts/build-kube.sh").await?;
+        ensure!(binary.is_file(), "no control plane binary at {}", binary.display());
+        Ok(binary)
+    });
+    found.await.map(PathBuf::as_path)
 }
 
-async fn find() -> Result<PathBuf> {
-    let binary = if let Some(given) = std::env::var_os("RAILBIND_KUBE") {
-        PathBuf::from(given)
-    } else {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/build-kube.sh");
-        let output = Command::new(&script)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .await
-            .with_context(|| format!("run {}", script.display()))?;
-        ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
-        PathBuf::from(String::from_utf8(output.stdout)?.trim_end())
-    };
-    ensure!(binary.is_file(), "no control plane binary at {}", binary.display());
-    Ok(binary)
+/// The folder with what guests boot: `RAILBIND_GUEST`, or what `tests/roce/build.sh` builds and keeps.
+pub(crate) async fn guest_image() -> Result<PathBuf> {
+    given_or_built("RAILBIND_GUEST", "tests/roce/build.sh").await
+}
+
+async fn given_or_built(variable: &str, script: &str) -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os(variable) {
+        return Ok(PathBuf::from(given));
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(script);
+    let output = Command::new(&script)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .await
+        .with_context(|| format!("run {}", script.display()))?;
+    ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim_end()))
 }

@@ -21,10 +21,12 @@
 //! A hollow node runs the kubelet's own code over a runtime that starts nothing: a container's environment, mounts and
 //! security context are *recorded* as the kubelet resolved them. What a process does with them is out of its reach.
 
+mod balancer;
 mod binary;
 mod cluster;
 mod components;
 mod dir;
+pub mod guest;
 mod kubectl;
 mod namespace;
 mod node;
@@ -35,6 +37,7 @@ pub mod railbind;
 pub mod scene;
 mod wait;
 
+pub use balancer::Balancer;
 pub use binary::kube_binary;
 pub use cluster::{Cluster, Options};
 pub use namespace::with_namespace;

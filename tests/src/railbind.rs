@@ -103,15 +103,15 @@ impl Cluster {
 
     /// Runs `railbind-webhook serve`, registered under its URL, and waits until it is.
     pub async fn spawn_webhook(&self, name: &str) -> Result<Daemon> {
-        let kubeconfig = self.identity("railbind-webhook", None).await?;
         let listen = format!("127.0.0.1:{}", free_port()?);
-        let url = format!("https://{listen}");
-        let mut webhook = self.daemon(
-            name,
-            "railbind-webhook",
-            &["serve", "--listen", &listen, "--url", &url, "--namespace", NAMESPACE, "--drain-seconds", "1"],
-            &kubeconfig,
-        )?;
+        self.spawn_webhook_at(name, &listen, &format!("https://{listen}"), &["--drain-seconds", "1"]).await
+    }
+
+    /// The same at an address, registered under a URL that leads there, with more flags.
+    pub async fn spawn_webhook_at(&self, name: &str, listen: &str, url: &str, more: &[&str]) -> Result<Daemon> {
+        let kubeconfig = self.identity("railbind-webhook", None).await?;
+        let args = ["serve", "--listen", listen, "--url", url, "--namespace", NAMESPACE];
+        let mut webhook = self.daemon(name, "railbind-webhook", &[&args, more].concat(), &kubeconfig)?;
         webhook.ready().await?;
         Ok(webhook)
     }

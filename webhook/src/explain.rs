@@ -37,6 +37,8 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
             namespace_annotations: &none,
             nodes: &nodes,
             profiles: &profiles,
+            namespace: "",
+            workers: None,
         };
         let outcome = mutate::pod(&pod, &context).with_context(|| format!("{}: {name}", args.file.display()))?;
         found.push((name, outcome));
@@ -60,13 +62,17 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
 
 /// The machine-readable form of a decision.
 pub fn machine(outcome: &Outcome) -> Value {
-    json!({
+    let mut decision = json!({
         "managed": outcome.managed,
         "profile": outcome.profile,
         "patch": outcome.patch,
         "reasons": outcome.reasons,
         "warnings": outcome.warnings,
-    })
+    });
+    if let Some(why) = &outcome.deny {
+        decision["denied"] = json!(why);
+    }
+    decision
 }
 
 fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
@@ -76,6 +82,9 @@ fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
         (None, true) => writeln!(text, "a worker, left as it is"),
         (None, false) => writeln!(text, "not ours, left as it is"),
     };
+    if let Some(why) = &outcome.deny {
+        let _ = writeln!(text, "  refused: {why}");
+    }
     for warning in &outcome.warnings {
         let _ = writeln!(text, "  ! {warning}");
     }

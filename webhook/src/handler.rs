@@ -84,12 +84,16 @@ async fn pod(state: &State, request: &review::Request) -> (Answer, Outcome) {
     let Some(namespace) = state.namespaces.find(name, PATIENCE).await else {
         return not_ready(answer, "its namespace is not known yet");
     };
+    let workers = state.workers.snapshot();
+    let profiles = state.profiles.current();
     guarded(Hook::Pods, request, || {
         let context = Context {
             namespace_labels: &namespace.labels,
             namespace_annotations: &namespace.annotations,
             nodes: nodes.all(),
-            profiles: &state.profiles,
+            profiles: &profiles,
+            namespace: name,
+            workers: workers.as_deref(),
         };
         match (state.mutate)(&request.object, &context) {
             Ok(decided) => pod_answer(answer, request, decided),
@@ -102,10 +106,13 @@ async fn pod(state: &State, request: &review::Request) -> (Answer, Outcome) {
 }
 
 fn pod_answer(answer: Answer, request: &review::Request, decided: mutate::Outcome) -> (Answer, Outcome) {
-    let mutate::Outcome { patch, warnings, reasons, managed, profile } = decided;
+    let mutate::Outcome { patch, warnings, reasons, managed, profile, deny } = decided;
     let profile = profile.unwrap_or_default();
     let answer = answer.audit("profile", &profile).audit("reasons", &reasons.join("; "));
-    let (answer, mut outcome) = checked(answer, Hook::Pods, request, patch, self_apply::POD);
+    let (answer, mut outcome) = match deny {
+        Some(why) => (answer.audit("denied", &why).deny(&why), Outcome::Denied),
+        None => checked(answer, Hook::Pods, request, patch, self_apply::POD),
+    };
     // What is said about the change comes after what is said about its failing: there is room for three.
     let answer = warnings.iter().fold(answer, |answer, text| answer.warn(text));
     if !managed && outcome == Outcome::Unchanged {
@@ -154,7 +161,7 @@ fn bind(state: &State, request: &review::Request) -> (Answer, Outcome) {
         return (answer, Outcome::Skipped);
     };
     guarded(Hook::Bindings, request, || {
-        let values = (state.bind_values)(&state.profiles, node);
+        let values = (state.bind_values)(&state.profiles.current(), node);
         match binding::patch(&request.object, &values) {
             Ok(patch) => checked(answer, Hook::Bindings, request, patch, self_apply::BINDING),
             Err(error) => {

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod mutate;
 pub mod nodes;
+pub mod profiles;
 pub mod register;
 pub mod retry;
 pub mod review;
@@ -19,6 +20,7 @@ pub mod run;
 pub mod self_apply;
 pub mod server;
 pub mod state;
+pub mod workers;
 
 #[cfg(test)]
 mod testing;

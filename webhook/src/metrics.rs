@@ -19,6 +19,8 @@ pub mod metric {
     pub const PANICS: &str = "railbind_webhook_panics_total";
     /// Nodes known.
     pub const NODE_MAP_NODES: &str = "railbind_webhook_node_map_nodes";
+    /// Workers known.
+    pub const WORKERS: &str = "railbind_webhook_workers";
     /// When something was last heard of any node, as Unix time.
     pub const NODE_MAP_TIMESTAMP: &str = "railbind_webhook_node_map_timestamp_seconds";
     /// When the serving certificate ends, as Unix time.
@@ -59,6 +61,8 @@ pub enum Outcome {
     Unchanged,
     /// Admitted; none of our business.
     Skipped,
+    /// Refused, because its owner or its namespace asked for it.
+    Denied,
     /// Admitted as it is: the cluster's nodes or this namespace are not known yet.
     NotReady,
     /// Admitted as it is: a part of it is not what the API would accept.
@@ -76,10 +80,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Patched,
         Self::Unchanged,
         Self::Skipped,
+        Self::Denied,
         Self::NotReady,
         Self::Odd,
         Self::SelfCheckFailed,
@@ -95,6 +100,7 @@ impl Outcome {
             Self::Patched => "patched",
             Self::Unchanged => "unchanged",
             Self::Skipped => "skipped",
+            Self::Denied => "denied",
             Self::NotReady => "not_ready",
             Self::Odd => "odd",
             Self::SelfCheckFailed => "selfcheck_failed",
@@ -117,6 +123,7 @@ pub struct Metrics {
     panics: Family<Labels<1>, Counter>,
     nodes: Gauge,
     nodes_heard: Gauge,
+    workers: Gauge,
     cert_expiry: Gauge,
     registered: Gauge,
 }
@@ -131,6 +138,7 @@ impl Metrics {
             panics: Family::default(),
             nodes: Gauge::default(),
             nodes_heard: Gauge::default(),
+            workers: Gauge::default(),
             cert_expiry: Gauge::default(),
             registered: Gauge::default(),
         };
@@ -152,6 +160,7 @@ impl Metrics {
         );
         registry.register(total(metric::PANICS), "Panics while deciding", metrics.panics.clone());
         registry.register(metric::NODE_MAP_NODES, "Nodes known", metrics.nodes.clone());
+        registry.register(metric::WORKERS, "Living workers known", metrics.workers.clone());
         registry.register(
             metric::NODE_MAP_TIMESTAMP,
             "Unix time of the last news of a node",
@@ -189,6 +198,7 @@ impl Metrics {
             Outcome::Patched
             | Outcome::Unchanged
             | Outcome::Skipped
+            | Outcome::Denied
             | Outcome::NotReady
             | Outcome::Odd
             | Outcome::Malformed
@@ -201,6 +211,11 @@ impl Metrics {
     pub fn nodes(&self, count: usize, now: SystemTime) {
         self.nodes.set(i64::try_from(count).unwrap_or(i64::MAX));
         self.nodes_heard.set(unix(now));
+    }
+
+    /// There are this many workers.
+    pub fn workers(&self, count: usize) {
+        self.workers.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The serving certificate ends then.

@@ -23,6 +23,12 @@ impl<T: Named> Snapshot<T> {
         &self.0
     }
 
+    /// Those whose names start so, which are next to each other.
+    pub fn starting_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<T>> {
+        let first = self.0.partition_point(|object| object.name() < prefix);
+        self.0[first..].iter().take_while(move |object| object.name().starts_with(prefix))
+    }
+
     /// The one of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<T>> {
         self.0.binary_search_by(|object| object.name().cmp(name)).ok().map(|at| &self.0[at])

@@ -13,7 +13,10 @@ use kube::{
         watcher::{Config, Error, Event, watcher},
     },
 };
-use policies::select::{NodeView, Taint};
+use policies::{
+    names::annotation,
+    select::{NodeView, Taint},
+};
 
 use crate::{
     metrics::Metrics,
@@ -59,7 +62,7 @@ pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, ch
 
 /// Feeds a watch into a mirror. Once the first list is in, trouble leaves the check ready: what is known stays good enough to
 /// decide by, and a webhook that is taken out of service decides nothing at all.
-async fn follow<K: Debug + Send, T: Named + PartialEq>(
+pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
     events: impl Stream<Item = Result<Event<K>, Error>> + Send,
     trim: fn(K) -> T,
     mut writer: Writer<T>,
@@ -103,6 +106,7 @@ fn why(error: Error) -> String {
 pub fn view(node: &Node) -> NodeView {
     let spec = node.spec.as_ref();
     let allocatable = node.status.iter().flat_map(|status| status.allocatable.iter().flatten());
+    let annotation = |key| node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
     let taints = spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     NodeView {
         name: node.metadata.name.clone().unwrap_or_default(),
@@ -112,6 +116,8 @@ pub fn view(node: &Node) -> NodeView {
         taints: taints
             .map(|taint| Taint { key: taint.key.clone(), value: taint.value.clone(), effect: taint.effect.clone() })
             .collect(),
+        net_devices: annotation(annotation::NET_DEVICES),
+        roce_subnets: annotation(annotation::ROCE_SUBNETS),
     }
 }
 
@@ -135,7 +141,7 @@ mod tests {
 
     fn node(name: &str) -> Node {
         serde_json::from_value(json!({
-            "metadata": {"name": name, "labels": {"railbind.dev/fabric": "roce"}, "annotations": {"a": "b"}},
+            "metadata": {"name": name, "labels": {"railbind.dev/fabric": "roce"}, "annotations": {"a": "b", "railbind.dev/net-devices": "mlx5_0:1"}},
             "spec": {"unschedulable": true, "taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
             "status": {"allocatable": {"nvidia.com/gpu": "8", "memory": "64Gi"}, "images": [{"names": ["x"]}]}
         }))
@@ -153,6 +159,8 @@ mod tests {
                 allocatable: pairs(&[("nvidia.com/gpu", "8"), ("memory", "64Gi")]),
                 unschedulable: true,
                 taints: vec![Taint { key: "nvidia.com/gpu".into(), value: None, effect: "NoSchedule".into() }],
+                net_devices: Some("mlx5_0:1".into()),
+                roce_subnets: None,
             }
         );
         assert_eq!(view(&Node::default()), NodeView::default());

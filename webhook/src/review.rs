@@ -14,6 +14,8 @@ const KIND: &str = "AdmissionReview";
 pub const MAX_WARNINGS: usize = 3;
 /// Bytes of one warning.
 pub const MAX_WARNING: usize = 200;
+/// Bytes of a refusal.
+const MAX_REFUSAL: usize = 1024;
 /// Bytes of one audit annotation.
 const MAX_AUDIT: usize = 1024;
 
@@ -112,12 +114,14 @@ pub fn decode(body: &[u8]) -> Result<Request, DecodeError> {
     Ok(request)
 }
 
-/// An answer that admits the object. There is no other: nothing here refuses one.
+/// An answer: it admits the object, unless the object's owner or its namespace asked us to refuse such ones.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
     uid: String,
     allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Refusal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +130,14 @@ pub struct Answer {
     warnings: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     audit_annotations: BTreeMap<&'static str, String>,
+}
+
+/// The `Status` that whoever made the request gets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Refusal {
+    code: u16,
+    reason: &'static str,
+    message: String,
 }
 
 #[derive(Serialize)]
@@ -142,11 +154,22 @@ impl Answer {
         Self {
             uid: uid.into(),
             allowed: true,
+            status: None,
             patch_type: None,
             patch: None,
             warnings: Vec::new(),
             audit_annotations: BTreeMap::new(),
         }
+    }
+
+    /// Refuses the object, with this said to whoever made the request.
+    #[must_use]
+    pub fn deny(mut self, why: &str) -> Self {
+        self.allowed = false;
+        self.status = Some(Refusal { code: 403, reason: "Forbidden", message: cut(why, MAX_REFUSAL) });
+        self.patch_type = None;
+        self.patch = None;
+        self
     }
 
     /// With this change; an empty patch is none, so that the API server sees no mutation.

@@ -16,9 +16,11 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     nodes,
+    profiles::InForce,
     register::{Place, Registrar, Wanted},
     server::{Config, Server},
     state::State,
+    workers,
 };
 
 /// Does what the command line says.
@@ -40,15 +42,17 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let profiles = Profiles::embedded().context("embedded profiles")?;
+    let (_profile_writer, profiles) = InForce::new(Profiles::embedded().context("embedded profiles")?);
     let client = client().await?;
 
     let (node_writer, node_map) = Mirror::new();
     let (namespace_writer, namespace_map) = Mirror::new();
+    let (worker_writer, worker_map) = Mirror::new();
     let (names, place) = place(&args);
     let secrets = Api::namespaced(client.clone(), &args.namespace);
     let (keeper, serving) = Keeper::new(secrets, names, readiness.check("certificate"), metrics.clone())?;
-    let state = Arc::new(State::new(node_map, namespace_map, profiles, args.binding_engine, metrics.clone()));
+    let state =
+        Arc::new(State::new(node_map, namespace_map, worker_map, profiles, args.binding_engine, metrics.clone()));
     let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state);
     let registrar = Registrar {
         api: Api::all(client.clone()),
@@ -61,13 +65,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     // Each check is made before the admin server answers: not ready must never look like ready.
     let node_check = readiness.check("nodes");
     let namespace_check = readiness.check("namespaces");
+    let worker_check = readiness.check("workers");
     let server_check = readiness.check("server");
     admin::serve(&args.admin, admin::router(readiness, Arc::new(registry))).await?;
 
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run());
-    tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics)));
-    tasks.spawn(always(nodes::follow_namespaces(client, namespace_writer, namespace_check)));
+    tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics.clone())));
+    tasks.spawn(always(nodes::follow_namespaces(client.clone(), namespace_writer, namespace_check)));
+    tasks.spawn(always(workers::follow_workers(client, worker_writer, worker_check, metrics)));
     tasks.spawn(always(registrar.run(server.handle())));
     let serving = server.run(serving.tls, shutdown, server_check);
     tokio::select! {

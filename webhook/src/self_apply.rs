@@ -85,7 +85,8 @@ pub fn patch_checked(object: &Value, patch: Patch, allow: AllowList) -> Result<O
         if !allow.permits(&place, value) {
             return Err(SelfCheckError::Place(pointer.to_string()));
         }
-        if !inserts(operation, &result) && result.pointer(pointer.as_str()).is_some_and(has_content) {
+        let overwritten = result.pointer(pointer.as_str()).filter(|_| !inserts(operation, &result));
+        if overwritten.is_some_and(|old| has_content(old) && !is_same_variable(&place, old, value)) {
             return Err(SelfCheckError::Lossy(pointer.to_string()));
         }
         json_patch::patch(&mut result, std::slice::from_ref(operation))?;
@@ -97,6 +98,14 @@ pub fn patch_checked(object: &Value, patch: Patch, allow: AllowList) -> Result<O
 fn inserts(operation: &PatchOperation, object: &Value) -> bool {
     let PatchOperation::Add(add) = operation else { return false };
     add.path.parent().and_then(|parent| object.pointer(parent.as_str())).is_some_and(Value::is_array)
+}
+
+/// Whether a container's variable gets another value: its name is the same.
+fn is_same_variable(place: &[Cow<'_, str>], old: &Value, new: &Value) -> bool {
+    let [spec, list, _, env, _] = place else { return false };
+    let there = spec == "spec" && (list == "containers" || list == "initContainers") && env == "env";
+    let name = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
+    there && name(old).is_some() && name(old) == name(new)
 }
 
 fn has_content(value: &Value) -> bool {

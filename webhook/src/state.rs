@@ -11,6 +11,8 @@ use crate::{
     mirror::Mirror,
     mutate::{self, Context, Malformed, Outcome},
     nodes::NamespaceView,
+    profiles::InForce,
+    workers::WorkerView,
 };
 
 /// Decides about a pod.
@@ -25,8 +27,10 @@ pub struct State {
     pub nodes: Mirror<NodeView>,
     /// The namespaces.
     pub namespaces: Mirror<NamespaceView>,
+    /// The workers that are there.
+    pub workers: Mirror<WorkerView>,
     /// The profiles.
-    pub profiles: Profiles,
+    pub profiles: InForce,
     /// Whether Bindings get values here.
     pub binding: BindingEngine,
     /// What is counted.
@@ -42,11 +46,12 @@ impl State {
     pub fn new(
         nodes: Mirror<NodeView>,
         namespaces: Mirror<NamespaceView>,
-        profiles: Profiles,
+        workers: Mirror<WorkerView>,
+        profiles: InForce,
         binding: BindingEngine,
         metrics: Metrics,
     ) -> Self {
         let (mutate, bind_values) = (mutate::pod as Mutate, plan::bind_values as BindValues);
-        Self { nodes, namespaces, profiles, binding, metrics, mutate, bind_values }
+        Self { nodes, namespaces, workers, profiles, binding, metrics, mutate, bind_values }
     }
 }

@@ -17,8 +17,14 @@ fn golden_pods() {
     let nodes = nodes();
     let profiles = Profiles::embedded().unwrap();
     let none = BTreeMap::new();
-    let context =
-        mutate::Context { namespace_labels: &none, namespace_annotations: &none, nodes: &nodes, profiles: &profiles };
+    let context = mutate::Context {
+        namespace_labels: &none,
+        namespace_annotations: &none,
+        nodes: &nodes,
+        profiles: &profiles,
+        namespace: "",
+        workers: None,
+    };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pods");
     let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

@@ -1,7 +1,10 @@
 //! Laws of the mutation, on pods that no person would write: asking twice changes nothing more, what we do not know survives byte
 //! for byte, and only pointers of the allow-list are touched.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use policies::{profile::Profiles, select::NodeView};
 use proptest::{collection, option, prelude::*, sample};
@@ -125,13 +128,17 @@ fn container() -> BoxedStrategy<Value> {
 fn pod() -> BoxedStrategy<Value> {
     let annotations = object(vec![
         ("railbind.dev/placement", maybe(one_of(vec![json!("preferred"), json!("none"), json!("?")]))),
+        ("railbind.dev/conflicts", maybe(one_of(vec![json!("warn"), json!("deny")]))),
+        ("railbind.dev/no-rdma", maybe(one_of(vec![json!("deny")]))),
+        ("railbind.dev/profile-set", maybe(one_of(vec![json!("nixl"), json!("?")]))),
         ("railbind.dev/containers", maybe(one_of(vec![json!("main,side")]))),
         ("railbind.dev/decision", maybe(one_of(vec![json!("not json"), json!(r#"{"profile":"efa-host-staged"}"#)]))),
         ("env.railbind.dev/UCX_IB_GID_INDEX", maybe(one_of(vec![json!("7")]))),
     ]);
     let labels = object(vec![
         ("railbind.dev/inject", maybe(one_of(vec![json!("enabled"), json!("disabled"), json!("yes")]))),
-        ("llm-d.ai/role", maybe(one_of(vec![json!("decode")]))),
+        ("llm-d.ai/role", maybe(one_of(vec![json!("decode"), json!("prefill")]))),
+        ("llm-d.ai/model", maybe(one_of(vec![json!("m")]))),
     ]);
     let term = object(vec![
         (
@@ -198,7 +205,7 @@ fn allowed(pointer: &str) -> bool {
         ["metadata", "annotations"]
         | ["spec", "volumes" | "affinity"]
         | ["spec", "volumes", "-"]
-        | ["spec", "affinity", "nodeAffinity", ..] => true,
+        | ["spec", "affinity", "nodeAffinity" | "podAffinity" | "podAntiAffinity", ..] => true,
         ["metadata", "annotations", key] => key.starts_with("railbind.dev~1") || key.starts_with("env.railbind.dev~1"),
         ["spec", "containers" | "initContainers", index, field, ..] => {
             index.parse::<usize>().is_ok() && ["env", "resources", "securityContext", "volumeMounts"].contains(field)
@@ -207,13 +214,15 @@ fn allowed(pointer: &str) -> bool {
     }
 }
 
+static PROFILES: LazyLock<Profiles> = LazyLock::new(|| Profiles::embedded().expect("the shipped profiles"));
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn laws(pod in pod(), enforce in option::of(sample::select(vec!["baseline", "privileged"]))) {
         let nodes = nodes();
-        let profiles = Profiles::embedded().expect("the shipped profiles");
+        let profiles = &*PROFILES;
         let labels: BTreeMap<String, String> = enforce
             .map(|level| ("pod-security.kubernetes.io/enforce".to_owned(), level.to_owned()))
             .into_iter()
@@ -223,7 +232,9 @@ proptest! {
             namespace_labels: &labels,
             namespace_annotations: &annotations,
             nodes: &nodes,
-            profiles: &profiles,
+            profiles,
+            namespace: "ns",
+            workers: None,
         };
         let Ok(first) = mutate::pod(&pod, &context) else { return Ok(()) };
         let mut patched = pod.clone();

@@ -1,6 +1,7 @@
 //! Railbind's objects in the cluster, as kube types: what the CRDs are generated from.
 
 mod node_fabric;
+pub mod transport_profile;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -9,7 +10,9 @@ pub use node_fabric::{NodeFabric, NodeFabricSpec};
 
 /// Every CRD, with the name of its file under `manifests/base/crds`.
 pub fn crds() -> Vec<(&'static str, CustomResourceDefinition)> {
-    vec![("nodefabrics.yaml", NodeFabric::crd())]
+    let mut crds = vec![("nodefabrics.yaml", NodeFabric::crd())];
+    crds.extend(transport_profile::crd().map(|crd| ("transportprofiles.yaml", crd)));
+    crds
 }
 
 /// A CRD as its manifest.

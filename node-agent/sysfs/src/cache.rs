@@ -20,7 +20,7 @@ pub struct Cache {
     management: BTreeMap<Function, Asked>,
     asked_now: BTreeSet<Function>,
     /// Its number; only a hint, since numbers are used again.
-    pub(crate) runtime: Option<String>,
+    pub(crate) runtime: Option<u32>,
 }
 
 /// A PCI function: its address, and what tells it from another card in the same slot.

@@ -3,11 +3,11 @@
 use std::{path::PathBuf, process::Command};
 
 use policies::fabric::{
-    DistanceLevel, Fact, Facts, Function, GidType, GpuVendor, LinkLayer, Memlock, NetnsMode, NodeType, Port, PortState,
-    Problem, RdmaDevice, Topology,
+    DistanceLevel, Fact, Facts, Function, GidType, GpuVendor, LinkLayer, Memlock, NetnsMode, NodeType, PcieLink, Port,
+    PortState, Problem, RdmaDevice, Topology,
 };
 use rstest::rstest;
-use sysfs::{Root, survey};
+use sysfs::{Cache, Root, survey, survey_with};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
@@ -18,6 +18,10 @@ fn read(machine: &str) -> (Facts, Vec<Problem>) {
     let found = survey(&Root::open(&path).expect("the fixture is there"));
     let by_hand = survey(&Root::open(&path).expect("the fixture is there").without_openat2());
     assert_eq!(found, by_hand, "openat2 and the fallback disagree on {machine}");
+    let (root, mut cache) = (Root::open(&path).expect("the fixture is there"), Cache::new());
+    for _ in 0..2 {
+        assert_eq!(survey_with(&root, &mut cache), found, "the cache changes what is found on {machine}");
+    }
     found
 }
 
@@ -323,4 +327,62 @@ fn garbled() {
     let code = |code: &str| problems.iter().filter(|problem| problem.code == code).count();
     assert_eq!((code("Garbled"), code("Unreadable")), (15, 1), "{problems:#?}");
     assert!(problems.iter().all(|problem| problem.subject.starts_with('/') && !problem.remedy.is_empty()));
+}
+
+#[test]
+fn pcie_links() {
+    let facts = sound("ib-ndr-gdr");
+    let full = PcieLink { speed_gts: Some(32.0), max_speed_gts: Some(32.0), width: Some(16), max_width: Some(16) };
+    assert_eq!(device(&facts, "mlx5_0").pcie, Some(full));
+    let gpu = facts.gpus.known().expect("GPUs")[0].pcie.expect("a link");
+    assert!(gpu.is_slow() && !gpu.is_narrow(), "an idle GPU");
+    assert_eq!(device(&facts, "mlx5_8").pcie, None, "no files, no problem");
+    let facts = sound("ib-port-down");
+    let narrow: Vec<&str> = devices(&facts)
+        .iter()
+        .filter(|device| device.pcie.is_some_and(|link| link.is_narrow() && link.is_slow()))
+        .map(|device| device.name.as_str())
+        .collect();
+    assert_eq!(narrow, ["mlx5_3"]);
+}
+
+#[test]
+fn iommu_and_acs() {
+    let facts = sound("ib-ndr-gdr");
+    let identity = Fact::Known(Some("identity".to_owned()));
+    assert_eq!((&device(&facts, "mlx5_0").iommu, &facts.gpus.known().expect("GPUs")[7].iommu), (&identity, &identity));
+    assert_eq!(device(&facts, "mlx5_8").iommu, Fact::Known(None), "in no group");
+    assert_eq!(facts.iommu_parameters, Fact::Known(vec!["intel_iommu=on".into(), "iommu=pt".into()]));
+    assert!(matches!(&facts.acs_redirects, Fact::Unknown(why) if why.contains("config")), "{:?}", facts.acs_redirects);
+    let facts = sound("bond");
+    assert_eq!(facts.acs_redirects, Fact::Known(vec!["0000:17:00.0".into()]));
+    assert_eq!(facts.iommu_parameters, Fact::Known(vec![]));
+    assert_eq!(sound("cpu-only-ib").acs_redirects, Fact::Known(vec![]), "no GPU");
+    let facts = sound("ib-xdr-gb300");
+    assert_eq!(facts.gpus.known().expect("GPUs")[0].iommu, Fact::Known(Some("DMA-FQ".into())));
+}
+
+#[test]
+fn what_drivers_add() {
+    assert_eq!(sound("ib-xdr-gb300").imex_channels, Fact::Known(vec![0, 1, 10]));
+    assert_eq!(sound("ib-ndr-gdr").imex_channels, Fact::Known(vec![]));
+    let facts = sound("sriov-128vf");
+    let functions: Vec<Option<u32>> = devices(&facts).iter().map(|device| device.virtual_functions).collect();
+    assert_eq!((functions[0], functions.iter().flatten().count()), (Some(128), 1));
+    let facts = sound("roce-gid3");
+    let class: Vec<Option<u8>> = devices(&facts).iter().map(|device| device.ports[0].traffic_class).collect();
+    assert_eq!(class, [Some(106), None, None, None, None, None, None, None]);
+    let boots: Vec<Fact<String>> = ["roce-gid3", "roce-gid5"].map(|machine| sound(machine).boot_id).into();
+    assert!(boots[0].known().is_some() && boots[0] != boots[1]);
+
+    let facts = sound("efa-k68");
+    let efa = device(&facts, "rdmap79s0").efa.as_ref().expect("an EFA device");
+    assert_eq!(efa.generation.as_deref(), Some("efa2"));
+    assert!(efa.counts_reads.is_yes() && efa.counts_writes.is_yes());
+    assert!(matches!(&efa.rdma_read, Fact::Unknown(why) if why.contains("efadv_query_device")));
+    assert_eq!(device(&facts, "rdmap79s0").driver_version.as_deref(), Some("2.13.0"));
+    let facts = sound("p6-b200");
+    let generations: Vec<Option<&str>> =
+        devices(&facts).iter().map(|device| device.efa.as_ref().and_then(|efa| efa.generation.as_deref())).collect();
+    assert_eq!(generations, [None, None, Some("efa3"), Some("efa3")]);
 }

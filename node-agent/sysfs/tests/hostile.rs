@@ -9,7 +9,7 @@ use std::{
 };
 
 use policies::fabric::{Fact, Facts, LinkLayer, PortState, Problem};
-use sysfs::{Content, Listing, Root, Trouble, survey};
+use sysfs::{Cache, Content, Listing, Root, Trouble, survey, survey_with};
 
 fn write(root: &Path, path: &str, text: impl AsRef<[u8]>) {
     let path = root.join(path);
@@ -271,4 +271,81 @@ fn a_tree_that_vanishes_meanwhile() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn nonsense_in_what_is_seldom_there() {
+    let dir = tree();
+    let device = "sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:00.0/0000:03:00.0";
+    let gpu = "sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:01.0/0000:04:00.0";
+    link(dir.path(), "sys/class/infiniband/mlx5_0/device", &format!("../../../../{device}"));
+    link(dir.path(), "sys/bus/pci/devices/0000:04:00.0", &format!("../../../../{gpu}"));
+    link(dir.path(), "sys/bus/pci/devices/0000:01:00.0", "../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0");
+    for (path, text) in [
+        ("proc/sys/kernel/random/boot_id", "yes\n".to_owned()),
+        ("proc/cmdline", "iommu=\u{1}\n".into()),
+        ("sys/class/infiniband/mlx5_0/tc/1/traffic_class", "Global tclass=many".into()),
+        (&format!("{device}/sriov_numvfs"), "-1".into()),
+        (&format!("{device}/current_link_speed"), "fast".into()),
+        (&format!("{device}/max_link_width"), "x16".into()),
+        (&format!("{device}/iommu_group/type"), "\u{0}".into()),
+        (&format!("{gpu}/class"), "0x030200".into()),
+        (&format!("{gpu}/vendor"), "0x10de".into()),
+        ("sys/bus/pci/devices/0000:01:00.0/config", "\u{ff}".repeat(4096)),
+        ("dev/nvidia-caps-imex-channels/channel-1", String::new()),
+        ("dev/nvidia-caps-imex-channels/channel99999999999", String::new()),
+    ] {
+        write(dir.path(), path, text);
+    }
+    let (facts, problems) = survey_both(dir.path());
+    let device = &facts.devices.known().expect("devices")[0];
+    assert_eq!((device.pcie, device.virtual_functions, device.ports[0].traffic_class), (None, None, None));
+    // A directory where the link to the group belongs is no group.
+    assert_eq!(device.iommu, Fact::Known(None));
+    assert_eq!(facts.imex_channels, Fact::Known(vec![]));
+    assert!(matches!(facts.acs_redirects, Fact::Unknown(_)), "{:?}", facts.acs_redirects);
+    assert!(matches!(facts.boot_id, Fact::Unknown(_)) && matches!(facts.iommu_parameters, Fact::Unknown(_)));
+    assert_eq!(problems.iter().filter(|problem| problem.code == "Garbled").count(), 6, "{problems:#?}");
+}
+
+#[test]
+fn what_is_cached_is_that_of_this_boot_and_this_card() {
+    let dir = tree();
+    let vpd = "sys/class/infiniband/mlx5_0/device/vpd";
+    let boot = "proc/sys/kernel/random/boot_id";
+    write(dir.path(), boot, "6d1ea8a0-7f0d-4d3a-9d3e-7d2f0a1b2c3d\n");
+    write(dir.path(), vpd, "SMDL=SW_MNG");
+    let root = Root::open(dir.path()).expect("a root");
+    let mut cache = Cache::new();
+    let mut management = || {
+        let (facts, _) = survey_with(&root, &mut cache);
+        facts.devices.known().expect("devices")[0].management.is_yes()
+    };
+    assert!(management());
+    write(dir.path(), vpd, "nothing");
+    assert!(management(), "read once");
+    write(dir.path(), "sys/class/infiniband/mlx5_0/board_id", "MT_0000000891\n");
+    assert!(!management(), "another card");
+    write(dir.path(), vpd, "SMDL=SW_MNG");
+    assert!(!management());
+    write(dir.path(), boot, "00000000-7f0d-4d3a-9d3e-7d2f0a1b2c3d\n");
+    assert!(management(), "another boot");
+}
+
+#[test]
+fn the_runtime_is_looked_for_among_the_children_of_init() {
+    let dir = tree();
+    let limits = |bytes: &str| format!("Max locked memory         {bytes}            {bytes}            bytes\n");
+    // Of another machine's runtime in a container, which started later and has a lower number.
+    write(dir.path(), "proc/40/comm", "containerd\n");
+    write(dir.path(), "proc/40/limits", limits("65536"));
+    write(dir.path(), "proc/90/comm", "containerd\n");
+    write(dir.path(), "proc/90/limits", limits("unlimited"));
+    write(dir.path(), "proc/80/comm", "sshd\n");
+    write(dir.path(), "proc/1/task/1/children", "80 90 nonsense");
+    let root = Root::open(dir.path()).expect("a root");
+    let mut cache = Cache::new();
+    assert_eq!(survey_with(&root, &mut cache).0.memlock, Fact::Known(policies::fabric::Memlock::Unlimited));
+    fs::remove_dir_all(dir.path().join("proc/90")).expect("gone");
+    assert_eq!(survey_with(&root, &mut cache).0.memlock, Fact::Known(policies::fabric::Memlock::Limited(65_536)));
 }

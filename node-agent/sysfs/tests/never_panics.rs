@@ -15,7 +15,12 @@ fn run_all(text: &str) {
     let _ = parse::is_root(text);
     let _ = parse::place(text);
     let _ = parse::uevent(text, "DRIVER");
+    let _ = parse::boot_id(text);
+    let _ = parse::iommu_parameters(text);
     let _ = parse::link_layer(text);
+    let _ = parse::link_speed(text);
+    let _ = parse::link_width(text);
+    let _ = parse::traffic_class(text);
     let _ = parse::node_type(text);
     let _ = parse::phys_state(text);
     let _ = parse::port_state(text);
@@ -70,6 +75,9 @@ fn pieces() -> impl Strategy<Value = String> {
         "\u{fffd}",
         "\0",
         "18446744073709551616",
+        "32.0 GT/s PCIe",
+        "Global tclass=",
+        "iommu=pt",
         "-1",
     ]);
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
@@ -112,5 +120,15 @@ proptest! {
         if let Some(list) = parse::cpu_list(&format!("{first}-{last}")) {
             prop_assert!(list.len() <= 4096);
         }
+    }
+
+    #[test]
+    fn no_configuration_space_is_walked_for_ever(words in prop::collection::vec(any::<u32>(), 1024)) {
+        let mut reads = 0_usize;
+        let _ = parse::acs_redirects(|offset| {
+            reads += 1;
+            words.get(usize::from(offset) / 4).copied()
+        });
+        prop_assert!(reads <= 1024);
     }
 }

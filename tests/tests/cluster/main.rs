@@ -6,6 +6,7 @@
 mod admit;
 mod fabric;
 mod fail_open;
+mod group;
 mod guard;
 mod label;
 mod smoke;

@@ -1,10 +1,16 @@
-//! Node affinity: terms are alternatives, so a requirement goes into every one of them.
+//! Affinities. Terms of a node affinity are alternatives, so a requirement goes into every one of them; terms of a pod affinity
+//! must all hold, so each is one more.
 
-use policies::{intent::Placement, plan::Plan};
+use policies::{
+    intent::Placement,
+    plan::{Plan, PodTerm},
+};
 use serde_json::{Value, json};
 
 use super::{Builder, Malformed};
 
+/// Weight of what is preferred.
+const WEIGHT: u32 = 100;
 const NODE: &str = "/spec/affinity/nodeAffinity";
 
 /// Pins the pod to the plan's class of nodes.
@@ -49,6 +55,42 @@ fn required(builder: &mut Builder, wanted: &[Value]) -> Result<(), Malformed> {
 
 fn preferred(builder: &mut Builder, wanted: &[Value]) -> Result<(), Malformed> {
     let list = format!("{NODE}/preferredDuringSchedulingIgnoredDuringExecution");
-    let term = json!({ "weight": 100, "preference": { "matchExpressions": wanted } });
+    let term = json!({ "weight": WEIGHT, "preference": { "matchExpressions": wanted } });
     if builder.list(&list).contains(&term) { Ok(()) } else { builder.push(&list, term) }
+}
+
+/// Puts the pod with the pods, and away from the pods, that the plan names.
+pub(super) fn company(builder: &mut Builder, plan: &Plan) -> Result<(), Malformed> {
+    pods(builder, "/spec/affinity/podAffinity", &plan.together, plan.placement)?;
+    pods(builder, "/spec/affinity/podAffinity", &plan.near, Placement::Preferred)?;
+    pods(builder, "/spec/affinity/podAntiAffinity", &plan.apart, plan.placement)
+}
+
+fn pods(builder: &mut Builder, at: &str, terms: &[PodTerm], placement: Placement) -> Result<(), Malformed> {
+    for term in terms {
+        let selector: Vec<Value> = term
+            .selector
+            .iter()
+            .map(|requirement| match requirement.values.as_slice() {
+                [] => json!({ "key": requirement.key, "operator": requirement.operator }),
+                values => json!({ "key": requirement.key, "operator": requirement.operator, "values": values }),
+            })
+            .collect();
+        let term = json!({ "labelSelector": { "matchExpressions": selector }, "topologyKey": term.topology_key });
+        let (list, term) = match placement {
+            Placement::Required => ("requiredDuringSchedulingIgnoredDuringExecution", term),
+            Placement::Preferred => (
+                "preferredDuringSchedulingIgnoredDuringExecution",
+                json!({ "weight": WEIGHT, "podAffinityTerm": term }),
+            ),
+            Placement::None => return Ok(()),
+        };
+        builder.object("/spec/affinity")?;
+        builder.object(at)?;
+        let list = format!("{at}/{list}");
+        if !builder.list(&list).contains(&term) {
+            builder.push(&list, term)?;
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! A patch in the making: every operation is applied to a working copy at once, so later ones see its effect.
 
-use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
+use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value};
 
 use super::Malformed;
@@ -68,10 +68,20 @@ impl Builder {
         self.get(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
+    /// Puts another value in the place of the one at `pointer`.
+    pub(super) fn replace(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
+        let malformed = || Malformed { path: pointer.into(), expected: "a value to replace" };
+        let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
+        self.apply(PatchOperation::Replace(ReplaceOperation { path, value }), malformed)
+    }
+
     fn add(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
         let malformed = || Malformed { path: pointer.into(), expected: "a place in the pod" };
         let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
-        let operation = PatchOperation::Add(AddOperation { path, value });
+        self.apply(PatchOperation::Add(AddOperation { path, value }), malformed)
+    }
+
+    fn apply(&mut self, operation: PatchOperation, malformed: impl Fn() -> Malformed) -> Result<(), Malformed> {
         json_patch::patch(&mut self.object, std::slice::from_ref(&operation)).map_err(|_| malformed())?;
         self.operations.push(operation);
         Ok(())

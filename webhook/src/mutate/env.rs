@@ -29,7 +29,19 @@ pub(super) fn annotations(
 /// Variables of one container. What it already sets is the user's and stays.
 pub(super) fn variables(builder: &mut Builder, target: &Target, plan: &Plan) -> Result<(), Malformed> {
     let list = target.at("/env");
+    for replaced in plan.replacements.iter().filter(|replaced| replaced.container == target.name) {
+        let places = builder.list(&list).iter().enumerate();
+        let places: Vec<usize> =
+            places.filter(|(_, entry)| entry["name"] == *replaced.variable).map(|(place, _)| place).collect();
+        for place in places {
+            builder
+                .replace(&format!("{list}/{place}"), json!({ "name": replaced.variable, "value": replaced.value }))?;
+        }
+    }
     for variable in &plan.env {
+        if plan.left_out.contains(&(target.name.clone(), variable.name.clone())) {
+            continue;
+        }
         let set = builder.list(&list).iter().any(|entry| entry["name"] == *variable.name);
         if set {
             continue;

@@ -20,7 +20,9 @@ mod resources;
 mod security;
 
 use builder::Builder;
-use read::Reading;
+pub(crate) use read::{Reading, read};
+
+use crate::workers::{self, Workers};
 
 /// What a decision needs beside the pod.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +35,10 @@ pub struct Context<'a> {
     pub nodes: &'a [Arc<NodeView>],
     /// The profiles in force.
     pub profiles: &'a Profiles,
+    /// The namespace's name; empty where it is not known.
+    pub namespace: &'a str,
+    /// The workers that are there, if they are known.
+    pub workers: Option<&'a Workers>,
 }
 
 /// What was decided.
@@ -48,6 +54,8 @@ pub struct Outcome {
     pub reasons: Vec<String>,
     /// What a person should act on.
     pub warnings: Vec<String>,
+    /// Why the pod is refused: only where its owner or its namespace asked for that.
+    pub deny: Option<String>,
 }
 
 /// A pod that cannot be patched, because part of it is not what the API would accept.
@@ -67,7 +75,7 @@ pub struct Malformed {
 /// # Errors
 /// A part of the pod that must be an object or a list is not.
 pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
-    let Reading { intent, targets, why } = match read::read(pod, context)? {
+    let Reading { mut intent, targets, why } = match read(pod, context)? {
         Ok(reading) => reading,
         Err(why) => return Ok(Outcome { reasons: vec![why], ..Outcome::default() }),
     };
@@ -79,10 +87,17 @@ pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
         ));
         return Ok(outcome);
     }
+    if let (Some(workers), Some(group)) = (context.workers, &intent.group) {
+        intent.siblings = workers::siblings(workers, context.namespace, group, &intent);
+    }
     let plan = plan::plan(context.profiles, context.nodes.iter().map(Arc::as_ref), &intent);
     outcome.profile.clone_from(&plan.profile);
     outcome.reasons.extend(plan.reasons.iter().cloned());
     outcome.warnings.extend(plan.warnings.iter().cloned());
+    outcome.deny.clone_from(&plan.deny);
+    if outcome.deny.is_some() {
+        return Ok(outcome);
+    }
     if plan.profile.is_none() {
         return Ok(outcome);
     }
@@ -107,6 +122,7 @@ pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
         memory::shared(&mut builder, &targets, size)?;
     }
     affinity::pin(&mut builder, &plan)?;
+    affinity::company(&mut builder, &plan)?;
     decision(&mut builder, &plan, &outcome.reasons)?;
     outcome.patch = builder.finish();
     Ok(outcome)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policies::{
     intent::{ContainerIntent, Placement, PodIntent},
+    lint::Conflicts,
     names::annotation,
     profile::ResourceFamily,
     select::is_gpu,
@@ -15,14 +16,14 @@ use serde_json::Value;
 use super::{Context, Malformed, Target};
 
 /// A worker, read.
-pub(super) struct Reading {
-    pub(super) intent: PodIntent,
+pub(crate) struct Reading {
+    pub(crate) intent: PodIntent,
     pub(super) targets: Vec<Target>,
     pub(super) why: String,
 }
 
 /// The pod as a worker, or the reason why it is none of ours.
-pub(super) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading, String>, Malformed> {
+pub(crate) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading, String>, Malformed> {
     let labels = strings(&pod["metadata"]["labels"]);
     let annotations = strings(&pod["metadata"]["annotations"]);
     if annotations.contains_key(annotation::MIRROR) {
@@ -38,6 +39,7 @@ pub(super) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
         .map_or_else(BTreeSet::new, |list| list.split(',').map(str::trim).collect());
     let taking_part: Vec<&Container<'_>> =
         containers.iter().filter(|container| container.takes_part() || named.contains(container.name)).collect();
+    let asked = |key| annotations.get(key).or_else(|| context.namespace_annotations.get(key)).map(String::as_str);
     let spec = &pod["spec"];
     let pod_non_root = non_root(&spec["securityContext"]);
     let intent = PodIntent {
@@ -50,6 +52,7 @@ pub(super) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
                 env: environment(container.raw),
                 resources: container.resources.clone(),
                 non_root: non_root(&container.raw["securityContext"]).or(pod_non_root).unwrap_or(false),
+                words: container.words.iter().map(|&word| word.to_owned()).collect(),
             })
             .collect(),
         node_selector: strings(&spec["nodeSelector"]),
@@ -64,10 +67,7 @@ pub(super) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
             Some("none") => Placement::None,
             _ => Placement::Required,
         },
-        profile_set: annotations
-            .get(annotation::PROFILE_SET)
-            .or_else(|| context.namespace_annotations.get(annotation::PROFILE_SET))
-            .cloned(),
+        profile_set: asked(annotation::PROFILE_SET).map(str::to_owned),
         decided: super::decided(&annotations),
         why: why.clone(),
         ucx: annotations.get(annotation::UCX_VERSION).and_then(|version| version.parse().ok()),
@@ -85,6 +85,18 @@ pub(super) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
             .filter(|level| matches!(level.as_str(), "baseline" | "restricted"))
             .cloned(),
         opaque_env: taking_part.iter().flat_map(|container| env_from(container.raw)).collect(),
+        conflicts: match asked(annotation::CONFLICTS) {
+            Some("override") => Conflicts::Override,
+            Some("deny") => Conflicts::Deny,
+            _ => Conflicts::Warn,
+        },
+        // A namespace's refusal is not for a pod to lift.
+        refuses_tcp: [&annotations, context.namespace_annotations]
+            .iter()
+            .any(|annotations| annotations.get(annotation::NO_RDMA).is_some_and(|value| value == "deny")),
+        group: workers::group(&labels),
+        role: workers::role_of(&labels),
+        siblings: Vec::new(),
     };
     let targets = taking_part
         .iter()

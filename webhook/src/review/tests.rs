@@ -55,6 +55,16 @@ fn nothing_to_say_is_left_out() {
 }
 
 #[test]
+fn a_refusal_carries_its_reason_and_no_patch() {
+    let patch: Patch = serde_json::from_value(json!([{"op": "add", "path": "/a", "value": 1}])).unwrap();
+    let refused = answer(&Answer::allow("u").patched(&patch).deny("railbind: no RDMA"))["response"].clone();
+    assert_eq!(
+        refused,
+        json!({"uid": "u", "allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": "railbind: no RDMA"}})
+    );
+}
+
+#[test]
 fn patch_warnings_and_audit() {
     let patch: Patch =
         serde_json::from_value(json!([{"op": "add", "path": "/metadata/annotations", "value": {}}])).unwrap();

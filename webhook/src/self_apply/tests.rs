@@ -107,6 +107,11 @@ fn content_is_never_lost() {
             if path == "/metadata/annotations" { json!({"railbind.dev/a": "b"}) } else { json!([{"name": "A"}]) };
         assert_eq!(one(POD, op, path, value).unwrap_err(), format!("{path} has content that would be lost"));
     }
+    // A variable of the same name may get another value, and only in an environment.
+    let same = |name: &str| one(POD, "replace", "/spec/containers/0/env/0", json!({"name": name, "value": "x"}));
+    let name = pod().pointer("/spec/containers/0/env/0/name").unwrap().as_str().unwrap().to_owned();
+    assert_eq!(same(&name), Ok(true));
+    assert!(same("OTHER").is_err());
     // … also not what an earlier operation of the same patch has put there.
     let twice = json!([
         {"op": "add", "path": "/spec/volumes", "value": [{"name": "a"}]},

@@ -38,6 +38,7 @@ use crate::{
     mirror::{Mirror, Named},
     mutate::{self, Context, Malformed},
     nodes::NamespaceView,
+    profiles::InForce,
     state::{Mutate, State},
 };
 
@@ -66,7 +67,14 @@ fn state(mutate: Mutate) -> State {
     let metrics = Metrics::register(&mut Registry::default());
     let profiles = Profiles::embedded().unwrap();
     let binding = BindingEngine::Webhook;
-    let mut state = State::new(mirror(Some(nodes())), mirror(Some(namespaces())), profiles, binding, metrics);
+    let mut state = State::new(
+        mirror(Some(nodes())),
+        mirror(Some(namespaces())),
+        mirror(Some(Vec::new())),
+        InForce::new(profiles).1,
+        binding,
+        metrics,
+    );
     state.mutate = mutate;
     // The node's label as it is, whatever the profiles want: this is about the way, not about what is decided.
     state.bind_values = |_, node| {
@@ -87,7 +95,12 @@ fn marks(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
         patch: patch(json!([{"op": "add", "path": "/metadata/annotations", "value": {"railbind.dev/decision": "{}"}}])),
         reasons: vec!["one".into(), "two".into()],
         warnings: (0..5).map(|n| format!("warning {n}")).collect(),
+        deny: None,
     })
+}
+
+fn refuses(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+    Ok(mutate::Outcome { managed: true, deny: Some("railbind: no".into()), ..mutate::Outcome::default() })
 }
 
 fn ignores(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
@@ -209,6 +222,17 @@ async fn what_is_not_ours_is_admitted_without_a_word() {
         assert_eq!(marking.answer(PODS, &other).await, bare, "{other}");
     }
     assert_eq!(marking.counted(Hook::Pods, Outcome::Skipped), 5);
+}
+
+#[tokio::test]
+async fn a_pod_is_refused_only_with_its_owners_reason() {
+    let hooks = Hooks::new(state(refuses));
+    let (status, text) = hooks.send(PODS, pod_review().to_string()).await;
+    assert_eq!(status, StatusCode::OK);
+    let response: Value = serde_json::from_str::<Value>(&text).unwrap()["response"].take();
+    assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(403)));
+    assert_eq!(response["status"]["message"], "railbind: no");
+    assert_eq!(hooks.counted(Hook::Pods, Outcome::Denied), 1);
 }
 
 #[tokio::test]

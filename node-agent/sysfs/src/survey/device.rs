@@ -32,8 +32,8 @@ pub(super) fn all(reader: &mut Reader<'_>, cache: &mut Cache) -> Fact<Vec<RdmaDe
         Ok(None) => return Fact::Known(Vec::new()),
         Err(why) => return unknown(why),
     };
-    let mut survey = Survey { reader, cache, uverbs: BTreeMap::new(), versions: BTreeMap::new() };
-    survey.uverbs = uverbs(survey.reader);
+    let uverbs = uverbs(reader);
+    let mut survey = Survey { reader, cache, uverbs, versions: BTreeMap::new() };
     let mut devices = Vec::new();
     let mut failure = None;
     for entry in entries {

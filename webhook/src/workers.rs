@@ -1,0 +1,224 @@
+//! The workers that are there, kept up to date by a watch: what the others of a deployment ask of their nodes, and what the
+//! auditor looks through.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use daemon::Check;
+use futures::{StreamExt as _, future::ready};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    core::{ApiResource, DynamicObject},
+    runtime::watcher::{Config, Event, watcher},
+};
+use policies::{
+    intent::PodIntent,
+    names::annotation,
+    profile::Profiles,
+    workers::{self, Group},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    metrics::Metrics,
+    mirror::{Named, Snapshot, Writer},
+    mutate::{self, Context},
+    nodes,
+};
+
+/// All workers at one moment.
+pub type Workers = Snapshot<WorkerView>;
+
+/// More kinds of worker than this no deployment has.
+const MAX_KINDS: usize = 16;
+
+/// What the webhook keeps of a worker.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WorkerView {
+    /// Namespace, deployment and name, so that a deployment's workers are next to each other.
+    key: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub pod: String,
+    /// Identity.
+    pub uid: String,
+    /// Node, once it is bound.
+    pub node: Option<String>,
+    /// Whether this webhook decided about it when it was created.
+    pub decided: bool,
+    /// Profile that it got.
+    pub profile: Option<String>,
+    /// Its late-bound values, by variable.
+    pub values: BTreeMap<String, String>,
+    /// What it asks of its node.
+    constraints: PodIntent,
+}
+
+impl Named for WorkerView {
+    fn name(&self) -> &str {
+        &self.key
+    }
+}
+
+/// Follows the pods for ever; only workers are kept, and only while they live.
+pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: Check, metrics: Metrics) {
+    let resource = ApiResource::erase::<Pod>(&());
+    let pods = Api::<DynamicObject>::all_with(client, &resource);
+    let events = watcher(pods, Config::default().any_semantic());
+    let kept = events.filter_map(|event| ready(event.map(keep).transpose()));
+    nodes::follow(kept, |view| view, writer, check, move |count| metrics.workers(count)).await;
+}
+
+fn keep(event: Event<DynamicObject>) -> Option<Event<WorkerView>> {
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(pod) => Event::InitApply(view(&pod)?),
+        Event::Apply(pod) => match view(&pod) {
+            Some(view) => Event::Apply(view),
+            None => Event::Delete(identity(&pod)),
+        },
+        Event::Delete(pod) => Event::Delete(identity(&pod)),
+    })
+}
+
+fn identity(pod: &DynamicObject) -> WorkerView {
+    let metadata = &pod.metadata;
+    let none = BTreeMap::new();
+    let group = workers::group(metadata.labels.as_ref().unwrap_or(&none));
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let pod = metadata.name.clone().unwrap_or_default();
+    let key = prefix(&namespace, group.as_ref()) + &pod;
+    WorkerView { key, namespace, pod, uid: metadata.uid.clone().unwrap_or_default(), ..WorkerView::default() }
+}
+
+/// No label value has a slash, and no namespace.
+fn prefix(namespace: &str, group: Option<&Group>) -> String {
+    match group {
+        Some(group) => format!("{namespace}/{}={}/", group.key, group.value),
+        None => format!("{namespace}//"),
+    }
+}
+
+/// The pod as a worker; `None` for other pods, and for those that have ended or are about to.
+fn view(pod: &DynamicObject) -> Option<WorkerView> {
+    let phase = pod.data["status"]["phase"].as_str().unwrap_or_default();
+    if pod.metadata.deletion_timestamp.is_some() || matches!(phase, "Succeeded" | "Failed") {
+        return None;
+    }
+    let object = json!({
+        "metadata": { "labels": pod.metadata.labels, "annotations": pod.metadata.annotations },
+        "spec": pod.data["spec"],
+    });
+    let intent = intent(&object)?;
+    let none = BTreeMap::new();
+    let annotations = pod.metadata.annotations.as_ref().unwrap_or(&none);
+    let values = annotations
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(annotation::ENV_PREFIX)?.to_owned(), value.clone())));
+    let constraints = if intent.group.is_some() { intent.constraints() } else { PodIntent::default() };
+    Some(WorkerView {
+        node: intent.node_name,
+        decided: annotations.contains_key(annotation::DECISION),
+        profile: intent.decided,
+        values: values.collect(),
+        constraints,
+        ..identity(pod)
+    })
+}
+
+fn intent(object: &Value) -> Option<PodIntent> {
+    let none = BTreeMap::new();
+    let profiles = Profiles::new(Vec::new()).ok()?;
+    let context = Context {
+        namespace_labels: &none,
+        namespace_annotations: &none,
+        nodes: &[],
+        profiles: &profiles,
+        namespace: "",
+        workers: None,
+    };
+    Some(mutate::read(object, &context).ok()?.ok()?.intent)
+}
+
+/// What other kinds of worker of a deployment ask of their nodes, each kind once.
+pub fn siblings(workers: &Workers, namespace: &str, group: &Group, own: &PodIntent) -> Vec<PodIntent> {
+    let own = own.constraints();
+    let mut kinds: Vec<PodIntent> = Vec::new();
+    for worker in workers.starting_with(&prefix(namespace, Some(group))) {
+        if worker.constraints != own && !kinds.contains(&worker.constraints) && kinds.len() < MAX_KINDS {
+            kinds.push(worker.constraints.clone());
+        }
+    }
+    kinds
+}
+
+/// All of them, for tests and the auditor.
+pub fn all(workers: &Workers) -> &[Arc<WorkerView>] {
+    workers.all()
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DynamicObject;
+    use serde_json::{Value, json};
+
+    use super::{Event, WorkerView, keep, siblings, view};
+    use crate::mirror::Mirror;
+
+    fn pod(name: &str, role: &str, spec: &Value) -> DynamicObject {
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "ns", "uid": name,
+                "labels": {"llm-d.ai/role": role, "llm-d.ai/model": "m"},
+                "annotations": {"railbind.dev/decision": r#"{"profile":"tcp"}"#, "env.railbind.dev/X": "1"}},
+            "spec": {"containers": [{"name": "c", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]},
+            "status": {"phase": "Running"},
+        });
+        for (key, value) in spec.as_object().unwrap() {
+            pod["spec"][key] = value.clone();
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn only_living_workers_are_kept() {
+        let worker = pod("a", "decode", &json!({"nodeName": "n"}));
+        let seen = view(&worker).unwrap();
+        assert_eq!((seen.node.as_deref(), seen.decided, seen.profile.as_deref()), (Some("n"), true, Some("tcp")));
+        assert_eq!(seen.values["X"], "1");
+        assert!(view(&pod("b", "frontend", &json!({}))).is_none());
+        let mut done = worker;
+        done.data["status"]["phase"] = json!("Succeeded");
+        assert!(view(&done).is_none());
+        assert!(matches!(keep(Event::Apply(done)), Some(Event::Delete(WorkerView { key, .. })) if key == seen.key));
+    }
+
+    #[test]
+    fn siblings_are_other_kinds_of_the_same_deployment_without_what_we_added() {
+        let (mut writer, mirror) = Mirror::new();
+        let ours = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "railbind.dev/profile", "operator": "In", "values": ["tcp"]}]}]}}}});
+        let picky = json!({"nodeSelector": {"pool": "b"}});
+        for event in [
+            Event::Init,
+            Event::InitApply(pod("a", "prefill", &ours)),
+            Event::InitApply(pod("b", "decode", &picky)),
+            Event::InitApply(pod("c", "decode", &picky)),
+            Event::InitDone,
+        ] {
+            if let Some(event) = keep(event) {
+                writer.apply(event, |view| view);
+            }
+        }
+        let workers = mirror.snapshot().unwrap();
+        let own = view(&pod("d", "prefill", &json!({}))).unwrap().constraints;
+        let group = policies::workers::group(&[("llm-d.ai/model".to_owned(), "m".to_owned())].into()).unwrap();
+        let kinds = siblings(&workers, "ns", &group, &own);
+        assert_eq!(kinds.len(), 1, "{kinds:?}");
+        assert_eq!(kinds[0].node_selector["pool"], "b");
+        assert_eq!(siblings(&workers, "elsewhere", &group, &own), []);
+    }
+}
