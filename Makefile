@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench idle clean
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,17 +30,27 @@ test-roce: ## The agent on two guests with soft-RoCE: real GID tables, link down
 idle: build ## What agents ask of the API server in ten idle minutes, from its audit log
 	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo test --locked -p railbind-tests --test idle -- --ignored --nocapture
 
+bench: setup ## How long a survey takes, beside prometheus/procfs on the same trees; size and memory of the agent
+	@scripts/bench.sh
+
+fuzz: ## Fuzz the parsers and whole machines, a minute each (FUZZ_SECONDS)
+	@scripts/fuzz.sh
+
 lint: setup ## Formatting and lints, warnings as errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cd tests/kube && test -z "$$(gofmt -l .)" && go vet ./...
+	cd tests/bench/peer-go && test -z "$$(gofmt -l .)" && go vet ./...
+	cd tests/fuzz && cargo fmt --check
 
 generate: setup ## Write the CRDs from the types
 	cargo run --locked -q -p railbind-api --example crds
 
 fmt: ## Format
 	cargo fmt --all
+	cd tests/fuzz && cargo fmt
 	cd tests/kube && gofmt -w .
+	cd tests/bench/peer-go && gofmt -w .
 
 clean: ## Remove build outputs of this tree; the cached control plane stays
 	cargo clean

@@ -9,4 +9,5 @@ pub mod publish;
 pub mod run;
 pub mod survey;
 pub mod tell;
+mod turn;
 pub mod uninstall;

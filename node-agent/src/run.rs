@@ -1,38 +1,33 @@
-//! `railbind-agent run`: survey on start, on change and at a period; publish what changed; retry what failed.
+//! `railbind-agent run`: a turn on start, on change and at a period; what failed is tried again.
 
 use std::{
     hash::{BuildHasher, RandomState},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use api::NodeFabric;
 use daemon::{Check, Readiness, Shutdown, admin};
-use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
-use kube::{Api, Client, api::GetParams};
-use policies::{names::k8s, profile::Profiles, report};
+use kube::{Api, Client};
+use policies::profile::Profiles;
 use prometheus_client::registry::Registry;
-use sysfs::{Cache, Root};
 
 use crate::{
-    args::{CudaProbeArgs, RunArgs, UcxProbeArgs},
+    args::RunArgs,
     events::Events,
     metrics::Metrics,
-    node_fabric, probe,
-    publish::{self, Outcome},
-    survey::{self, Probes, Survey},
+    survey,
     tell::Teller,
+    turn::{Agent, Turn, Why},
 };
 
 /// Events come in bursts: a link going down is a dozen of them.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Drivers and libraries do not change often, and a change comes with an event or a reboot.
+/// After an event that changed something: firmware commits a GID some time after the address was announced.
+const SECOND_LOOK: Duration = Duration::from_secs(3);
+/// Drivers and libraries do not change often.
 const PROBE_PERIOD: Duration = Duration::from_hours(1);
-/// A UCX that takes longer hangs; CUDA takes seconds for each GPU where persistence mode is off.
-const UCX_DEADLINE: Duration = Duration::from_secs(10);
-const CUDA_DEADLINE: Duration = Duration::from_secs(30);
 /// First and longest wait after a failed write.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
@@ -43,6 +38,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let published = readiness.check("published");
     published.not_ready("the first survey has not been published yet");
+    let story = readiness.check("nodefabric");
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -58,155 +54,68 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         profiles: Arc::new(Profiles::embedded()?),
         kept: Arc::default(),
         metrics,
-        published,
+        story,
     };
     let probing = probes.then_some(ucx_folders);
     tokio::select! {
-        () = agent.keep(period, start_jitter, probing) => Ok(()),
+        () = keep(&agent, &published, period, start_jitter, probing) => Ok(()),
         () = shutdown.requested() => Ok(()),
     }
 }
 
-struct Agent {
-    nodes: Api<Node>,
-    fabrics: Api<NodeFabric>,
-    teller: Teller,
-    name: String,
-    root: Arc<Root>,
-    profiles: Arc<Profiles>,
-    kept: Arc<Mutex<Kept>>,
-    metrics: Metrics,
-    published: Check,
-}
-
-/// What one survey leaves for the next.
-#[derive(Debug, Default)]
-struct Kept {
-    cache: Cache,
-    probes: Probes,
-}
-
-impl Agent {
-    async fn keep(&self, period: Duration, start_jitter: Duration, probing: Option<Vec<PathBuf>>) {
-        let mut next_probe = probing.is_some().then(Instant::now);
-        let events = Events::subscribe();
-        tokio::time::sleep(start_jitter.mul_f64(random())).await;
-        let mut failures = 0_u32;
-        loop {
-            let wait = match self.once().await {
-                Ok(()) => {
-                    failures = 0;
-                    self.published.ready();
+async fn keep(
+    agent: &Agent,
+    published: &Check,
+    period: Duration,
+    start_jitter: Duration,
+    probing: Option<Vec<PathBuf>>,
+) {
+    let events = Events::subscribe();
+    tokio::time::sleep(start_jitter.mul_f64(random())).await;
+    let (mut failures, mut why, mut last_probe) = (0_u32, Why::Period, None::<Instant>);
+    // Events come between two periods and never put one off, however many there are.
+    let mut due = Instant::now();
+    loop {
+        let other_devices = match agent.take(why).await {
+            Ok(Turn { changed, other_devices }) => {
+                failures = 0;
+                published.ready();
+                due = match why {
                     // A little spread keeps agents that started together from staying together.
-                    period.mul_f64(0.9 + 0.2 * random())
-                }
-                Err(error) => {
-                    let wait = backoff(failures);
-                    failures = failures.saturating_add(1);
-                    self.published
-                        .not_ready(format!("publishing failed {failures} times, next try in {wait:.0?}: {error:#}"));
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        ?wait,
-                        failures,
-                        "could not publish; the survey is repeated"
-                    );
-                    wait
-                }
-            };
-            // After the first labels: they do not wait for foreign code.
-            if let (Some(folders), true) = (&probing, next_probe.is_some_and(|due| due <= Instant::now())) {
-                next_probe = Some(Instant::now() + PROBE_PERIOD);
-                if self.probe(folders.clone()).await && failures == 0 {
-                    continue;
-                }
+                    Why::Period => Instant::now() + period.mul_f64(0.9 + 0.2 * random()),
+                    Why::Event if changed => due.min(Instant::now() + SECOND_LOOK),
+                    Why::Event => due,
+                };
+                other_devices
             }
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                // Events do not shorten a back-off: an API server in trouble does not get more calls because a link flaps.
-                () = events.changed(), if failures == 0 => tokio::time::sleep(SETTLE).await,
+            Err(error) => {
+                let wait = backoff(failures);
+                failures = failures.saturating_add(1);
+                let error = format!("{error:#}");
+                published.not_ready(format!("publishing failed {failures} times, next try in {wait:.0?}: {error}"));
+                tracing::warn!(error, ?wait, failures, "could not publish; the survey is repeated");
+                due = Instant::now() + wait;
+                false
             }
-        }
-    }
-
-    async fn once(&self) -> anyhow::Result<()> {
-        // From the API server's cache: the object is compared, and a write that turns out needless changes nothing.
-        let node = self.nodes.get_with(&self.name, &GetParams::any()).await;
-        let node = node.with_context(|| format!("reading Node {}", self.name))?;
-        let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(k8s::ZONE).cloned());
-        let started = Instant::now();
-        let survey = self.survey(zone).await?;
-        self.metrics.surveyed(&survey, started.elapsed());
-        // Both are tried whatever comes of the other: labels matter without NodeFabric, and the other way round.
-        let labels = self.publish_node(&node, &survey).await;
-        let story = self.publish_fabric(&node, &survey).await;
-        labels.and(story)
-    }
-
-    async fn publish_node(&self, node: &Node, survey: &Survey) -> anyhow::Result<()> {
-        let result = publish::publish(&self.nodes, &self.name, node, survey, &Timestamp::now().to_string()).await;
-        self.metrics.wrote(
-            "node",
-            match &result {
-                Ok(Outcome::Written { .. }) => "written",
-                Ok(Outcome::Unchanged) => "unchanged",
-                Err(_) => "failed",
-            },
-        );
-        if let Outcome::Written { before, after } = result.with_context(|| format!("writing Node {}", self.name))? {
-            tracing::info!(status = after.status, reason = after.reason, message = after.message, "published");
-            if let Some(announcement) = report::announcement(before.as_ref(), &after) {
-                self.teller.tell(node, &announcement).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn publish_fabric(&self, node: &Node, survey: &Survey) -> anyhow::Result<()> {
-        let result = node_fabric::publish(&self.fabrics, node, &survey.status()).await;
-        self.metrics.wrote(
-            "nodefabric",
-            match &result {
-                Ok(node_fabric::Outcome::Written) => "written",
-                Ok(node_fabric::Outcome::Unchanged) => "unchanged",
-                Ok(node_fabric::Outcome::NoKind) => "no-kind",
-                Err(_) => "failed",
-            },
-        );
-        if result.with_context(|| format!("writing NodeFabric {}", self.name))? == node_fabric::Outcome::NoKind {
-            tracing::debug!("no NodeFabric kind in this cluster: labels and condition only");
-        }
-        Ok(())
-    }
-
-    /// Asks UCX and CUDA; says whether they said anything new.
-    async fn probe(&self, folders: Vec<PathBuf>) -> bool {
-        let task = tokio::task::spawn_blocking(move || Probes {
-            ucx: Some(probe::ucx(&UcxProbeArgs { folders, deadline: UCX_DEADLINE, json: false })),
-            cuda: Some(probe::cuda(&CudaProbeArgs { deadline: CUDA_DEADLINE, json: false })),
-        });
-        let Ok(found) = task.await.inspect_err(|error| tracing::warn!(%error, "a probe panicked")) else {
-            return false;
         };
-        let mut kept = lock(&self.kept);
-        let news = kept.probes != found;
-        kept.probes = found;
-        news
+        // After the first labels: they do not wait for foreign code.
+        let ask = other_devices || last_probe.is_none_or(|last| last.elapsed() >= PROBE_PERIOD);
+        if let (Some(folders), true) = (&probing, ask) {
+            last_probe = Some(Instant::now());
+            if agent.probe(folders.clone()).await && failures == 0 {
+                why = Why::Event;
+                continue;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(due.into()) => why = Why::Period,
+            // Events do not shorten a back-off: an API server in trouble does not get more calls because a link flaps.
+            () = events.changed(), if failures == 0 => {
+                tokio::time::sleep(SETTLE).await;
+                why = Why::Event;
+            }
+        }
     }
-
-    async fn survey(&self, zone: Option<String>) -> anyhow::Result<Survey> {
-        let (root, profiles, kept) = (Arc::clone(&self.root), Arc::clone(&self.profiles), Arc::clone(&self.kept));
-        let task = tokio::task::spawn_blocking(move || {
-            let Kept { cache, probes } = &mut *lock(&kept);
-            survey::survey_with(&root, cache, probes, &profiles, zone.as_deref())
-        });
-        task.await.context("the survey panicked: report it with the output of `railbind-agent survey --json`")
-    }
-}
-
-/// A survey that panicked left a cache of what it had read: true as far as it goes.
-fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// 1 s, 2 s, 4 s … 60 s, each less up to a half at random.

@@ -1,4 +1,4 @@
-//! A big machine as a tree of files, made anew for each run: 8 GPUs, 18 NICs, every GID table full.
+//! A big machine as a tree of files, made anew for each run: 8 GPUs, 18 NICs, GID tables of 256 slots.
 
 use std::{
     fs,
@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What ConnectX adapters have, and most of the work of a survey: one file for each entry.
+/// What ConnectX adapters have, and most of the work of a survey: one file for each slot, two more for each in use.
 const GIDS: usize = 256;
 const GPUS: usize = 8;
 const NICS: usize = 18;
 
-/// Writes the machine below `root`. Two GPUs and two rails share a PCIe switch; NICs past the sixteenth are the front end.
-pub(crate) fn write(root: &Path) -> Result<()> {
+/// Writes the machine below `root`, with `used` of the slots of each table in use. Two GPUs share a PCIe switch with four NICs.
+pub(crate) fn write(root: &Path, used: usize) -> Result<()> {
     let tree = Tree { root };
     for gpu in 0..GPUS {
         let (switch, bus) = (gpu / 2, 0x40 + gpu);
@@ -21,7 +21,7 @@ pub(crate) fn write(root: &Path) -> Result<()> {
         tree.link(&format!("{path}/driver"), "sys/bus/pci/drivers/nvidia")?;
     }
     for nic in 0..NICS {
-        device(&tree, nic)?;
+        device(&tree, nic, used)?;
     }
     // Machines of this kind have hundreds of functions that are neither: bridges, NVMe drives, memory controllers.
     for other in 0..180 {
@@ -52,7 +52,7 @@ pub(crate) fn write(root: &Path) -> Result<()> {
     tree.file("proc/1100/limits", "Limit                     Soft Limit           Hard Limit           Units\nMax locked memory         unlimited            unlimited            bytes")
 }
 
-fn device(tree: &Tree<'_>, nic: usize) -> Result<()> {
+fn device(tree: &Tree<'_>, nic: usize, used: usize) -> Result<()> {
     let (switch, bus) = (nic / 4 % 4, 0x80 + nic);
     let pci = tree.function(switch, &format!("0000:{bus:02x}:00.0"), nic % 4, 0x15b3, 0x1021, 0x02_0000)?;
     tree.link(&format!("{pci}/driver"), "sys/bus/pci/drivers/mlx5_core")?;
@@ -104,8 +104,8 @@ fn device(tree: &Tree<'_>, nic: usize) -> Result<()> {
     }
     let port = format!("{dir}/ports/1");
     for index in 0..GIDS {
-        // The first dozen as the kernel fills them; the rest empty, their attributes failing with EINVAL, so not there.
-        let used = index < 12;
+        // The rest is empty, and reading its attributes fails with EINVAL, so they are not there.
+        let used = index < used;
         let value = match (used, index) {
             (true, 0 | 1) => format!("fe80:0000:0000:0000:a288:c2ff:fe00:{nic:04x}"),
             (true, _) => format!("0000:0000:0000:0000:0000:ffff:0a{nic:02x}:{:04x}", index / 2),
