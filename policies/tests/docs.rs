@@ -9,9 +9,22 @@ const FENCE: &str = include_str!("../../manifests/base/agent-fence.yaml");
 fn every_label_and_annotation_is_in_the_readme() {
     // The self-test is not there yet, and nothing writes its label.
     let labels = label::ALL.iter().filter(|name| **name != label::SELFTEST);
-    let users =
-        [label::INJECT, annotation::CONTAINERS, annotation::PLACEMENT, annotation::UCX_VERSION, annotation::DECISION];
-    for name in labels.chain(&users) {
+    let users = [
+        label::INJECT,
+        label::GROUP,
+        annotation::CONTAINERS,
+        annotation::PLACEMENT,
+        annotation::UCX_VERSION,
+        annotation::DECISION,
+    ];
+    let more = [
+        annotation::PROFILE_SET,
+        annotation::CONFLICTS,
+        annotation::NO_RDMA,
+        annotation::NET_DEVICES,
+        annotation::ROCE_SUBNETS,
+    ];
+    for name in labels.chain(&more).chain(&users) {
         assert!(README.contains(&format!("`{name}`")), "README.md does not name {name}");
     }
 }

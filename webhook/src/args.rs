@@ -52,7 +52,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
     /// What gives a pod the values of its node when it is bound
-    #[arg(long, value_enum, default_value_t = BindingEngine::Webhook)]
+    #[arg(long, value_enum, default_value_t = BindingEngine::Auto)]
     pub binding_engine: BindingEngine,
     /// Logs.
     #[command(flatten)]
@@ -65,6 +65,10 @@ pub struct ServeArgs {
 /// What gives a pod the values of its node when it is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BindingEngine {
+    /// `policy` from Kubernetes 1.36 on, else `webhook`.
+    Auto,
+    /// A MutatingAdmissionPolicy in the API server, whose parameters this webhook keeps true.
+    Policy,
     /// This webhook, called for every Binding in the namespaces in scope.
     Webhook,
     /// Nothing: pods keep the values that are right on any node.

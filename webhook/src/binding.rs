@@ -78,7 +78,7 @@ fn annotations(values: &BTreeMap<String, String>) -> Result<Map<String, Value>, 
 
 /// A variable's name that is also the name part of an annotation's key: a C identifier, at most 63 characters, alphanumeric
 /// at both ends.
-fn is_annotation_name(name: &str) -> bool {
+pub(crate) fn is_annotation_name(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
     let last = name.bytes().next_back().is_some_and(|byte| byte.is_ascii_alphanumeric());
     first && last && name.len() <= MAX_NAME && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -4,10 +4,13 @@
 //! answers back, and never refuses a pod because of its own trouble.
 
 pub mod args;
+pub mod auditor;
 pub mod binding;
 pub mod certs;
+pub mod engine;
 pub mod explain;
 pub mod handler;
+pub mod lease;
 pub mod metrics;
 pub mod mirror;
 pub mod mutate;

@@ -21,6 +21,12 @@ pub mod metric {
     pub const NODE_MAP_NODES: &str = "railbind_webhook_node_map_nodes";
     /// Workers known.
     pub const WORKERS: &str = "railbind_webhook_workers";
+    /// Objects with the values of nodes, for the binding policy; on the leader.
+    pub const BINDING_SHARDS: &str = "railbind_webhook_binding_shards";
+    /// Living workers, by what is wrong with them: `unpatched` or `without_node_values`; on the leader.
+    pub const AUDIT: &str = "railbind_webhook_audit_workers";
+    /// Transport profiles of the cluster's own, by state: `good` ones are in force, `wrong` ones are not.
+    pub const PROFILES: &str = "railbind_webhook_transport_profiles";
     /// When something was last heard of any node, as Unix time.
     pub const NODE_MAP_TIMESTAMP: &str = "railbind_webhook_node_map_timestamp_seconds";
     /// When the serving certificate ends, as Unix time.
@@ -124,6 +130,9 @@ pub struct Metrics {
     nodes: Gauge,
     nodes_heard: Gauge,
     workers: Gauge,
+    profiles: Family<Labels<1>, Gauge>,
+    binding_shards: Gauge,
+    audit: Family<Labels<1>, Gauge>,
     cert_expiry: Gauge,
     registered: Gauge,
 }
@@ -139,6 +148,9 @@ impl Metrics {
             nodes: Gauge::default(),
             nodes_heard: Gauge::default(),
             workers: Gauge::default(),
+            profiles: Family::default(),
+            binding_shards: Gauge::default(),
+            audit: Family::default(),
             cert_expiry: Gauge::default(),
             registered: Gauge::default(),
         };
@@ -160,6 +172,13 @@ impl Metrics {
         );
         registry.register(total(metric::PANICS), "Panics while deciding", metrics.panics.clone());
         registry.register(metric::NODE_MAP_NODES, "Nodes known", metrics.nodes.clone());
+        registry.register(
+            metric::PROFILES,
+            "Transport profiles of the cluster's own, by state",
+            metrics.profiles.clone(),
+        );
+        registry.register(metric::BINDING_SHARDS, "Parameters of the binding policy", metrics.binding_shards.clone());
+        registry.register(metric::AUDIT, "Living workers by what is wrong with them", metrics.audit.clone());
         registry.register(metric::WORKERS, "Living workers known", metrics.workers.clone());
         registry.register(
             metric::NODE_MAP_TIMESTAMP,
@@ -211,6 +230,25 @@ impl Metrics {
     pub fn nodes(&self, count: usize, now: SystemTime) {
         self.nodes.set(i64::try_from(count).unwrap_or(i64::MAX));
         self.nodes_heard.set(unix(now));
+    }
+
+    /// The cluster has this many profiles of its own that make sense, and this many that do not.
+    pub fn profiles(&self, good: usize, wrong: usize) {
+        for (state, count) in [("good", good), ("wrong", wrong)] {
+            self.profiles.get_or_create(&[("state", state)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The binding policy has this many parameters.
+    pub fn binding_shards(&self, count: usize) {
+        self.binding_shards.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// So many living workers were admitted unpatched, and so many run without their node's values.
+    pub fn audit(&self, unpatched: usize, without_values: usize) {
+        for (problem, count) in [("unpatched", unpatched), ("without_node_values", without_values)] {
+            self.audit.get_or_create(&[("problem", problem)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// There are this many workers.

@@ -57,6 +57,13 @@ impl<T: Named> Mirror<T> {
         self.0.borrow().clone()
     }
 
+    /// Waits for another state than the one seen last. Never comes back once nothing can change any more.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The object of this name, which may be so new that the watch is a moment behind: waits that long for it.
     pub async fn find(&self, name: &str, patience: Duration) -> Option<Arc<T>> {
         let mut receiver = self.0.clone();
@@ -78,33 +85,43 @@ pub struct Writer<T> {
 }
 
 impl<T: Named + PartialEq> Writer<T> {
-    /// Takes one event. Objects that look as before after trimming (a node's heartbeat) change nothing for readers.
-    pub fn apply<K>(&mut self, event: Event<K>, trim: impl Fn(K) -> T) {
+    /// Takes events, and shows readers what came of them all. Objects that look as before after trimming (a node's heartbeat)
+    /// change nothing for readers.
+    pub fn apply<K>(&mut self, events: impl IntoIterator<Item = Event<K>>, trim: impl Fn(K) -> T) {
+        // One snapshot for a burst: each is a copy of the whole list.
+        let news = events.into_iter().fold(false, |news, event| self.take(event, &trim) | news);
+        if news {
+            self.publish();
+        }
+    }
+
+    /// Takes one event; says whether it is news for readers.
+    fn take<K>(&mut self, event: Event<K>, trim: impl Fn(K) -> T) -> bool {
         match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::Init => {
+                self.listing = Some(BTreeMap::new());
+                false
+            }
             Event::InitApply(object) => {
                 let object = trim(object);
                 self.listing.get_or_insert_default().insert(object.name().to_owned(), Arc::new(object));
+                false
             }
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                if self.sender.borrow().is_none() || listed != self.objects {
-                    self.objects = listed;
-                    self.publish();
-                }
+                let news = self.sender.borrow().is_none() || listed != self.objects;
+                self.objects = listed;
+                news
             }
             Event::Apply(object) => {
                 let object = trim(object);
-                if self.objects.get(object.name()).is_none_or(|before| **before != object) {
+                let news = self.objects.get(object.name()).is_none_or(|before| **before != object);
+                if news {
                     self.objects.insert(object.name().to_owned(), Arc::new(object));
-                    self.publish();
                 }
+                news
             }
-            Event::Delete(object) => {
-                if self.objects.remove(trim(object).name()).is_some() {
-                    self.publish();
-                }
-            }
+            Event::Delete(object) => self.objects.remove(trim(object).name()).is_some(),
         }
     }
 
@@ -137,9 +154,7 @@ mod tests {
     }
 
     fn apply(writer: &mut Writer<Thing>, events: impl IntoIterator<Item = Event<(&'static str, u32)>>) {
-        for event in events {
-            writer.apply(event, |(name, value)| Thing(name.into(), value));
-        }
+        writer.apply(events, |(name, value)| Thing(name.into(), value));
     }
 
     fn seen(mirror: &Mirror<Thing>) -> Vec<(String, u32)> {

@@ -51,13 +51,25 @@ impl Named for NamespaceView {
 pub async fn follow_nodes(client: Client, writer: Writer<NodeView>, check: Check, metrics: Metrics) {
     let events = watcher(Api::<Node>::all(client), Config::default().any_semantic());
     let heard = move |count| metrics.nodes(count, SystemTime::now());
-    follow(events, |node| view(&node), writer, check, heard).await;
+    follow(events, |node| view(&node), writer, check, Need::Required, heard).await;
 }
 
 /// Follows the namespaces for ever.
 pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, check: Check) {
     let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), Config::default().any_semantic());
-    follow(events, namespace_view, writer, check, |_| {}).await;
+    follow(events, namespace_view, writer, check, Need::Required, |_| {}).await;
+}
+
+/// Events that are taken together, at most.
+const BURST: usize = 512;
+
+/// Whether reviews can be answered without what a watch brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Not ready until it is there.
+    Required,
+    /// Ready without it: better decisions are made with it.
+    Helpful,
 }
 
 /// Feeds a watch into a mirror. Once the first list is in, trouble leaves the check ready: what is known stays good enough to
@@ -67,32 +79,40 @@ pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
     trim: fn(K) -> T,
     mut writer: Writer<T>,
     check: Check,
+    need: Need,
     heard: impl Fn(usize),
 ) {
-    let events = events.default_backoff();
-    pin_mut!(events);
+    let bursts = events.default_backoff().ready_chunks(BURST);
+    pin_mut!(bursts);
     let mut synced = false;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                synced |= matches!(event, Event::InitDone);
-                writer.apply(event, trim);
-                if synced {
-                    check.ready();
-                    heard(writer.len());
+    while let Some(burst) = bursts.next().await {
+        let mut taken = Vec::with_capacity(burst.len());
+        for event in burst {
+            match event {
+                Ok(event) => {
+                    synced |= matches!(event, Event::InitDone);
+                    taken.push(event);
                 }
+                Err(error) if synced => {
+                    tracing::warn!(error = why(error), "watch; going on with what is known");
+                }
+                Err(error) => match need {
+                    Need::Required => check.not_ready(format!("first list: {}", why(error))),
+                    Need::Helpful => check.ready_but(&format!("first list: {}", why(error))),
+                },
             }
-            Err(error) if synced => {
-                tracing::warn!(error = why(error), "watch; going on with what is known");
-            }
-            Err(error) => check.not_ready(format!("first list: {}", why(error))),
+        }
+        writer.apply(taken, trim);
+        if synced {
+            check.ready();
+            heard(writer.len());
         }
     }
     tracing::error!("a watch ended");
 }
 
 /// In a sentence: as it is, it shows the API server's answer twice, once as a structure.
-fn why(error: Error) -> String {
+pub(crate) fn why(error: Error) -> String {
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
             retry::sort(error).to_string()
@@ -136,7 +156,7 @@ mod tests {
     use futures::stream;
     use serde_json::json;
 
-    use super::{Error, Event, Node, NodeView, Taint, follow, view};
+    use super::{Error, Event, Need, Node, NodeView, Taint, follow, view};
     use crate::mirror::Mirror;
 
     fn node(name: &str) -> Node {
@@ -172,7 +192,7 @@ mod tests {
         let (writer, mirror) = Mirror::new();
         let check = readiness.check("nodes");
         let before = stream::iter([Err(Error::NoResourceVersion), Ok(Event::Init)]);
-        follow(before, |node| view(&node), writer, check.clone(), |_| {}).await;
+        follow(before, |node| view(&node), writer, check.clone(), Need::Required, |_| {}).await;
         assert!(
             readiness.report().starts_with("[-] nodes: first list: no metadata.resourceVersion"),
             "{}",
@@ -188,7 +208,8 @@ mod tests {
             Err(Error::NoResourceVersion),
             Ok(Event::Init),
         ];
-        follow(stream::iter(events), |node| view(&node), writer, check, |count| assert_eq!(count, 1)).await;
+        follow(stream::iter(events), |node| view(&node), writer, check, Need::Required, |count| assert_eq!(count, 1))
+            .await;
         assert!(readiness.is_ready());
         assert_eq!(mirror.snapshot().unwrap().all().len(), 1);
     }

@@ -13,6 +13,7 @@ use kube::{
 };
 use policies::names::WEBHOOK_MANAGER;
 
+pub(crate) use config::scope;
 pub use config::{Place, Wanted, configuration};
 
 use crate::{

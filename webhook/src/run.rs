@@ -1,6 +1,10 @@
 //! What the commands do, and how the parts of `serve` hang together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use daemon::{Readiness, Shutdown, admin};
@@ -11,12 +15,14 @@ use tokio::task::JoinSet;
 
 use crate::{
     args::{Args, Command, ServeArgs},
+    auditor::Auditor,
     certs::Keeper,
-    explain,
+    engine, explain,
+    lease::Candidate,
     metrics::Metrics,
     mirror::Mirror,
     nodes,
-    profiles::InForce,
+    profiles::{self, InForce, Objects},
     register::{Place, Registrar, Wanted},
     server::{Config, Server},
     state::State,
@@ -42,8 +48,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (_profile_writer, profiles) = InForce::new(Profiles::embedded().context("embedded profiles")?);
+    let embedded = Profiles::embedded().context("embedded profiles")?;
+    let (profile_writer, in_force) = InForce::new(embedded.clone());
     let client = client().await?;
+    let binding = engine::choose(&client, args.binding_engine).await;
 
     let (node_writer, node_map) = Mirror::new();
     let (namespace_writer, namespace_map) = Mirror::new();
@@ -51,12 +59,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let (names, place) = place(&args);
     let secrets = Api::namespaced(client.clone(), &args.namespace);
     let (keeper, serving) = Keeper::new(secrets, names, readiness.check("certificate"), metrics.clone())?;
-    let state =
-        Arc::new(State::new(node_map, namespace_map, worker_map, profiles, args.binding_engine, metrics.clone()));
-    let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state);
+    let state = Arc::new(State::new(node_map, namespace_map, worker_map, in_force, binding, metrics.clone()));
+    let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state.clone());
     let registrar = Registrar {
         api: Api::all(client.clone()),
-        wanted: Wanted { name: args.config_name, place, namespace: args.namespace, binding: args.binding_engine },
+        wanted: Wanted { name: args.config_name, place, namespace: args.namespace.clone(), binding },
         serving: serving.clone(),
         check: readiness.check("registration"),
         metrics: metrics.clone(),
@@ -66,6 +73,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let node_check = readiness.check("nodes");
     let namespace_check = readiness.check("namespaces");
     let worker_check = readiness.check("workers");
+    let profile_check = readiness.check("profiles");
     let server_check = readiness.check("server");
     admin::serve(&args.admin, admin::router(readiness, Arc::new(registry))).await?;
 
@@ -73,7 +81,31 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tasks.spawn(keeper.run());
     tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics.clone())));
     tasks.spawn(always(nodes::follow_namespaces(client.clone(), namespace_writer, namespace_check)));
-    tasks.spawn(always(workers::follow_workers(client, worker_writer, worker_check, metrics)));
+    tasks.spawn(always(workers::follow_workers(client.clone(), worker_writer, worker_check, metrics.clone())));
+    let (candidate, leads) = Candidate::new(Api::namespaced(client.clone(), &args.namespace), identity());
+    tasks.spawn(always(candidate.run()));
+    let keeper = engine::Keeper {
+        client: client.clone(),
+        namespace: args.namespace,
+        engine: binding,
+        nodes: state.nodes.clone(),
+        profiles: state.profiles.clone(),
+        leads: leads.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(always(keeper.run()));
+    let auditor = Auditor {
+        client: client.clone(),
+        workers: state.workers.clone(),
+        nodes: state.nodes.clone(),
+        namespaces: state.namespaces.clone(),
+        profiles: state.profiles.clone(),
+        leads,
+        metrics: metrics.clone(),
+    };
+    tasks.spawn(always(auditor.run()));
+    let objects = Objects::new(embedded);
+    tasks.spawn(always(profiles::follow_profiles(client, profile_writer, objects, profile_check, metrics)));
     tasks.spawn(always(registrar.run(server.handle())));
     let serving = server.run(serving.tls, shutdown, server_check);
     tokio::select! {
@@ -84,6 +116,12 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             Some(Ok(Ok(()))) | None => bail!("a task of the webhook ended"),
         },
     }
+}
+
+/// Our name among the replicas: the pod's, which is its host name, and what makes it our own process's.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "railbind-webhook".into());
+    format!("{host}-{:016x}", RandomState::new().build_hasher().finish())
 }
 
 async fn always(task: impl Future<Output = ()>) -> anyhow::Result<()> {

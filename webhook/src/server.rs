@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -13,9 +13,12 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State as Shared},
-    http::{HeaderValue, header::CONNECTION},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONNECTION, RETRY_AFTER},
+    },
     middleware::{Next, from_fn_with_state},
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::post,
 };
 use axum_server::{
@@ -34,6 +37,15 @@ pub const BINDINGS: &str = "/mutate/bindings";
 
 /// The API server takes no request above 3 MiB, and a review can carry an object twice.
 const MAX_BODY: usize = 8 << 20;
+/// Answering as usual.
+const SERVING: u8 = 0;
+/// Answering, and ending each connection with its answer.
+const DRAINING: u8 = 1;
+/// Sending everyone elsewhere.
+const LEAVING: u8 = 2;
+/// The end of the drain, in which whoever still comes is sent elsewhere: what comes after it meets a closing connection, and
+/// the API server repeats no request for that, only for an answer that says when to come again.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// After the drain, what is in flight gets this long: no review is waited for longer than 30 s, ours for 3 s.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -65,13 +77,13 @@ pub struct Server {
     config: Config,
     state: Arc<State>,
     handle: Handle<SocketAddr>,
-    draining: Arc<AtomicBool>,
+    phase: Arc<AtomicU8>,
 }
 
 impl Server {
     /// A server that does not listen yet.
     pub fn new(config: Config, state: Arc<State>) -> Self {
-        Self { config, state, handle: Handle::new(), draining: Arc::default() }
+        Self { config, state, handle: Handle::new(), phase: Arc::default() }
     }
 
     /// The routes, as [`Self::run`] serves them.
@@ -83,7 +95,7 @@ impl Server {
             .route(PODS, post(pods))
             .route(BINDINGS, post(bindings))
             .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(from_fn_with_state(self.draining.clone(), farewell))
+            .layer(from_fn_with_state(self.phase.clone(), farewell))
             .with_state(self.state.clone())
     }
 
@@ -96,7 +108,7 @@ impl Server {
     /// closed; after the drain no new connection; then the end, when the last answer is out.
     pub async fn run(self, tls: RustlsConfig, shutdown: Shutdown, check: Check) -> io::Result<()> {
         let router = self.router();
-        let Self { config, state: _, handle, draining } = self;
+        let Self { config, state: _, handle, phase } = self;
         let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
         let mut server = axum_server::bind(config.listen).acceptor(acceptor).handle(handle.clone()).http1_only();
         server.http_builder().http1().header_read_timeout(config.idle);
@@ -111,19 +123,28 @@ impl Server {
         tokio::spawn(async move {
             shutdown.requested().await;
             check.not_ready("shutting down");
-            draining.store(true, Ordering::Relaxed);
+            phase.store(DRAINING, Ordering::Relaxed);
             tracing::info!(seconds = config.drain.as_secs(), connections = handle.connection_count(), "draining");
-            tokio::time::sleep(config.drain).await;
+            let farewell = FAREWELL.min(config.drain / 4);
+            tokio::time::sleep(config.drain.saturating_sub(farewell)).await;
+            phase.store(LEAVING, Ordering::Relaxed);
+            tokio::time::sleep(farewell).await;
             handle.graceful_shutdown(Some(GRACE));
         });
         server.serve(router.into_make_service()).await
     }
 }
 
-/// While draining, each answer ends its connection: the API server's next request finds another replica.
-async fn farewell(Shared(draining): Shared<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    if draining.load(Ordering::Relaxed) {
+/// While draining, each answer ends its connection, so that the API server's next request finds another replica; at the end
+/// there is only the advice to come again.
+async fn farewell(Shared(phase): Shared<Arc<AtomicU8>>, request: Request, next: Next) -> Response {
+    let mut response = if phase.load(Ordering::Relaxed) == LEAVING {
+        (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "railbind-webhook: shutting down\n").into_response()
+    } else {
+        next.run(request).await
+    };
+    // Looked at again: the drain may have begun while the answer was made.
+    if phase.load(Ordering::Relaxed) != SERVING {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     mirror::{Named, Snapshot, Writer},
     mutate::{self, Context},
-    nodes,
+    nodes::{self, Need},
 };
 
 /// All workers at one moment.
@@ -36,7 +36,7 @@ const MAX_KINDS: usize = 16;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct WorkerView {
     /// Namespace, deployment and name, so that a deployment's workers are next to each other.
-    key: String,
+    pub(crate) key: String,
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -52,7 +52,7 @@ pub struct WorkerView {
     /// Its late-bound values, by variable.
     pub values: BTreeMap<String, String>,
     /// What it asks of its node.
-    constraints: PodIntent,
+    pub(crate) constraints: PodIntent,
 }
 
 impl Named for WorkerView {
@@ -67,7 +67,9 @@ pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: C
     let pods = Api::<DynamicObject>::all_with(client, &resource);
     let events = watcher(pods, Config::default().any_semantic());
     let kept = events.filter_map(|event| ready(event.map(keep).transpose()));
-    nodes::follow(kept, |view| view, writer, check, move |count| metrics.workers(count)).await;
+    // With ten thousand workers the first list takes a while, and a new replica must not wait for it while the old ones leave.
+    check.ready_but("the workers are being listed; until then a deployment agrees by its own nodes");
+    nodes::follow(kept, |view| view, writer, check, Need::Helpful, move |count| metrics.workers(count)).await;
 }
 
 fn keep(event: Event<DynamicObject>) -> Option<Event<WorkerView>> {
@@ -210,7 +212,7 @@ mod tests {
             Event::InitDone,
         ] {
             if let Some(event) = keep(event) {
-                writer.apply(event, |view| view);
+                writer.apply([event], |view| view);
             }
         }
         let workers = mirror.snapshot().unwrap();

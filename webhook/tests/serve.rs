@@ -174,7 +174,7 @@ fn without_an_api_server_it_answers_says_what_it_waits_for_and_leaves_in_order()
         ready.contains("[-] certificate: cannot read Secret railbind-webhook-ca: ")
             && ready.contains("[-] namespaces: first list: ")
             && ready.contains("[-] nodes: first list: ")
-            && ready.contains("[-] workers: first list: ")
+            && ready.contains("[+] workers: first list: ")
             && ready.contains("[-] registration: waits for the server and its certificate")
             && ready.contains("[+] server")
     });

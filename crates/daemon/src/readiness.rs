@@ -8,7 +8,7 @@ use std::{
 
 /// All checks of a process. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<RwLock<BTreeMap<&'static str, Result<(), String>>>>);
+pub struct Readiness(Arc<RwLock<BTreeMap<&'static str, Result<String, String>>>>);
 
 impl Readiness {
     /// Adds a check, not ready yet, and gives its handle. The same name twice is the same check.
@@ -23,26 +23,28 @@ impl Readiness {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().all(Result::is_ok)
     }
 
-    /// The checks as text, one a line: `[+] name` or `[-] name: reason`.
+    /// The checks as text, one a line: `[+] name`, `[+] name: what to know` or `[-] name: reason`.
     pub fn report(&self) -> String {
         let checks = self.0.read().unwrap_or_else(PoisonError::into_inner);
         checks.iter().fold(String::new(), |mut text, (name, state)| {
             // Writing to a String cannot fail.
             let _ = match state {
-                Ok(()) => writeln!(text, "[+] {name}"),
+                Ok(note) if note.is_empty() => writeln!(text, "[+] {name}"),
+                Ok(note) => writeln!(text, "[+] {name}: {note}"),
                 Err(reason) => writeln!(text, "[-] {name}: {reason}"),
             };
             text
         })
     }
 
-    fn set(&self, name: &'static str, state: Result<(), String>) {
+    fn set(&self, name: &'static str, state: Result<String, String>) {
         let before = self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, state.clone());
         if before.as_ref() == Some(&state) {
             return;
         }
         match state {
-            Ok(()) => tracing::info!(check = name, "ready"),
+            Ok(note) if note.is_empty() => tracing::info!(check = name, "ready"),
+            Ok(note) => tracing::warn!(check = name, note, "ready"),
             Err(reason) => tracing::warn!(check = name, reason, "not ready"),
         }
     }
@@ -58,7 +60,12 @@ pub struct Check {
 impl Check {
     /// It is ready.
     pub fn ready(&self) {
-        self.all.set(self.name, Ok(()));
+        self.ready_but("");
+    }
+
+    /// It is ready, and there is something to know. Nothing to know is plainly ready.
+    pub fn ready_but(&self, note: &str) {
+        self.all.set(self.name, Ok(note.to_owned()));
     }
 
     /// It is not, and why.
@@ -82,6 +89,9 @@ mod tests {
         assert_eq!(readiness.report(), "[+] certificate\n[-] nodes: starting\n");
         nodes.ready();
         assert!(readiness.is_ready());
+        certificate.ready_but("ends soon");
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.report(), "[+] certificate: ends soon\n[+] nodes\n");
         certificate.not_ready("expired");
         assert_eq!(readiness.report(), "[-] certificate: expired\n[+] nodes\n");
     }

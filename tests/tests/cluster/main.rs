@@ -4,11 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod admit;
+mod engine;
 mod fabric;
 mod fail_open;
+mod golden;
 mod group;
 mod guard;
 mod label;
+mod profile;
+mod rolling;
 mod smoke;
 mod stage;
 

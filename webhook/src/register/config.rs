@@ -50,7 +50,7 @@ pub fn configuration(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhookConfigu
     let mut webhooks = vec![pods(wanted, ca_bundle)];
     match wanted.binding {
         BindingEngine::Webhook => webhooks.push(bindings(wanted, ca_bundle)),
-        BindingEngine::Off => {}
+        BindingEngine::Policy | BindingEngine::Auto | BindingEngine::Off => {}
     }
     MutatingWebhookConfiguration {
         metadata: ObjectMeta {
@@ -102,7 +102,7 @@ fn common(wanted: &Wanted) -> MutatingWebhook {
     }
 }
 
-fn scope(own: &str) -> LabelSelector {
+pub(crate) fn scope(own: &str) -> LabelSelector {
     let requirement = |key: &str, operator: &str, values: &[&str]| LabelSelectorRequirement {
         key: key.into(),
         operator: operator.into(),

@@ -48,7 +48,7 @@ fn mirror<T: Named + PartialEq>(objects: Option<Vec<T>>) -> Mirror<T> {
         let listed = objects.into_iter().map(Event::InitApply);
         std::iter::once(Event::Init).chain(listed).chain([Event::InitDone])
     }) {
-        writer.apply(event, |object| object);
+        writer.apply([event], |object| object);
     }
     mirror
 }
@@ -327,6 +327,21 @@ async fn what_is_no_review_is_a_bad_request_that_says_why() {
         assert!(text.starts_with("railbind-webhook: ") && text.contains(why), "{text}");
     }
     assert_eq!(hooks.counted(Hook::Pods, Outcome::Malformed), 5);
+}
+
+#[tokio::test]
+async fn the_last_ones_are_told_to_come_again() {
+    let server = Server::new(Config::new(([127, 0, 0, 1], 0).into(), Duration::ZERO), Arc::new(state(ignores)));
+    for (phase, status, again) in
+        [(super::DRAINING, StatusCode::OK, None), (super::LEAVING, StatusCode::SERVICE_UNAVAILABLE, Some("1"))]
+    {
+        server.phase.store(phase, std::sync::atomic::Ordering::Relaxed);
+        let request = Request::post(PODS).body(Body::from(pod_review().to_string())).unwrap();
+        let response = server.router().oneshot(request).await.unwrap();
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!((response.status(), header("retry-after").as_deref()), (status, again));
+        assert_eq!(header("connection").as_deref(), Some("close"));
+    }
 }
 
 #[tokio::test]
