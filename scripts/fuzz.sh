@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Fuzzes the parsers, and whole machines, FUZZ_SECONDS (60) each; says how much was tried. A finding is a file below
+# tests/fuzz/artifacts and a failure. What is learned stays in tests/fuzz/corpus, which git ignores; `seeds` is what a fresh
+# checkout starts from.
+set -euo pipefail
+cd "$(dirname "$0")/../tests/fuzz"
+seconds=${FUZZ_SECONDS:-60}
+
+if ! rustup toolchain list | grep -q '^nightly'; then
+  echo "fuzz: installing the nightly toolchain, whose compiler the coverage needs" >&2
+  rustup toolchain install nightly --profile minimal >&2
+fi
+if ! command -v cargo-fuzz >/dev/null; then
+  echo "fuzz: installing cargo-fuzz" >&2
+  cargo +nightly install cargo-fuzz --locked >&2
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+# No sanitizer: there is no unsafe code under test, and without one four times as much is tried.
+for target in parsers tree; do
+  mkdir -p "corpus/$target"
+  options=(-max_total_time="$seconds" -print_final_stats=1 -verbosity=1)
+  case $target in
+    parsers) options+=(-max_len=2048) ;;
+    tree) options+=(-max_len=1024 -len_control=20) ;;
+  esac
+  status=0
+  cargo +nightly fuzz run --fuzz-dir . --sanitizer none "$target" "corpus/$target" "seeds/$target" -- "${options[@]}" >"$log" 2>&1 || status=$?
+  runs=$(awk '/^stat::number_of_executed_units:/ {print $2}' "$log")
+  covered=$(grep -o 'cov: [0-9]* ft: [0-9]* corp: [0-9]*' "$log" | tail -n 1 || true)
+  echo "fuzz $target: ${runs:-0} executions, ${covered:-nothing covered}"
+  if [ "$status" != 0 ] || [ -z "$runs" ]; then
+    tail -n 40 "$log" >&2
+    failed=1
+  fi
+done
+exit "$failed"
