@@ -112,6 +112,8 @@ pub mod problem {
     pub const MEMLOCK_LIMITED: &str = "MemlockLimited";
     /// No profile matches the node.
     pub const NO_PROFILE: &str = "NoProfile";
+    /// A NIC or GPU trained with fewer PCIe lanes than it has.
+    pub const PCIE_NARROW: &str = "PcieNarrow";
     /// Only software RDMA devices.
     pub const SOFT_RDMA: &str = "SoftRdma";
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fabric::{Fact, Facts, Function, GpuVendor, Memlock, PortState, Problem},
+    fabric::{Fact, Facts, Function, GpuVendor, Memlock, PcieLink, PortState, Problem},
     gid::GidKind,
     kernel::Version,
     names::{label, problem},
@@ -473,6 +473,7 @@ fn findings(facts: &Facts, ports: &[PortRole], gpu_direct: &Fact<Option<GpuDirec
             | Role::Software => {}
         }
     }
+    problems.extend(narrow(facts, ports));
     if rdma && gpu_direct.known() == Some(&Some(GpuDirectPath::None)) {
         problems.push(Problem::new(problem::NO_GPUDIRECT, "node", "GPUs and RDMA are here, and neither DMA-BUF (kernel 5.12 and open GPU modules) nor a peermem module joins them", "install the open NVIDIA kernel modules, or `modprobe nvidia-peermem`; transfers are staged through host memory until then"));
     }
@@ -493,6 +494,27 @@ fn findings(facts: &Facts, ports: &[PortRole], gpu_direct: &Fact<Option<GpuDirec
         ));
     }
     problems
+}
+
+/// Compute NICs and GPUs whose PCIe link has fewer lanes than the device: half the lanes are half the bandwidth. Speed is not
+/// looked at: GPUs lower theirs while they have nothing to do.
+fn narrow(facts: &Facts, ports: &[PortRole]) -> Vec<Problem> {
+    let compute = |name: &str| ports.iter().any(|port| port.role == Role::Compute && port.device == name);
+    let devices = facts.devices.known().into_iter().flatten();
+    let nics = devices.filter(|device| compute(&device.name)).map(|device| (device.name.clone(), device.pcie));
+    let gpus = facts.gpus.known().into_iter().flatten().map(|gpu| (format!("GPU {}", gpu.pci), gpu.pcie));
+    nics.chain(gpus)
+        .filter_map(|(subject, link)| Some((subject, link.filter(PcieLink::is_narrow)?)))
+        .map(|(subject, link)| {
+            let lanes = |lanes: Option<u32>| lanes.map_or_else(|| "?".into(), |lanes| lanes.to_string());
+            Problem::new(
+                problem::PCIE_NARROW,
+                subject,
+                format!("PCIe link has {} of {} lanes", lanes(link.width), lanes(link.max_width)),
+                "reseat the card, check the slot and riser, and look for correctable PCIe errors in the kernel's log",
+            )
+        })
+        .collect()
 }
 
 #[derive(Default)]
