@@ -3,7 +3,9 @@
 //! No clock, file, network, environment or Kubernetes client in here: values in, values *with the reasons* out. The reasons
 //! are what the binaries log, annotate, show and assert.
 
+mod domain;
 pub mod fabric;
+mod findings;
 pub mod gid;
 pub mod intent;
 pub mod kernel;

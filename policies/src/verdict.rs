@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fabric::{Fact, Facts, Function, GpuVendor, Memlock, PcieLink, PortState, Problem},
+    domain::domain,
+    fabric::{Fact, Facts, GpuVendor, Memlock, Problem},
+    findings::findings,
     gid::GidKind,
     kernel::Version,
     names::{label, problem},
@@ -316,205 +318,11 @@ fn gid_labels(
     }
 }
 
-/// What must be equal for two nodes to reach each other, as a label value.
-fn domain(facts: &Facts, fabric: Fabric, compute: &[&PortRole], zone: Option<&str>) -> Option<String> {
-    match fabric {
-        Fabric::Tcp => None,
-        Fabric::Efa => zone.map(|zone| label_value(&format!("efa-{zone}"))),
-        Fabric::InfiniBand => {
-            let devices = facts.devices.known()?;
-            let mut prefixes = BTreeSet::new();
-            for role in compute {
-                let port = devices
-                    .iter()
-                    .find(|device| device.name == role.device)?
-                    .ports
-                    .iter()
-                    .find(|port| port.number == role.port)?;
-                let prefix = port.gids.iter().find(|gid| gid.index == 0).or(port.gids.first())?.value.to_bits() >> 64;
-                // 0x7fff is the default partition; the top bit says full membership and does not matter for who may meet whom.
-                let partitions: BTreeSet<u16> =
-                    port.pkeys.iter().map(|key| key & 0x7fff).filter(|key| *key != 0x7fff && *key != 0).collect();
-                let partitions = partitions.iter().fold(String::new(), |text, key| format!("{text}-{key:04x}"));
-                prefixes.insert(format!("{prefix:016x}{partitions}"));
-            }
-            Some(joined("ib", &prefixes))
-        }
-        Fabric::Roce => {
-            let mut subnets = BTreeSet::new();
-            for role in compute {
-                let value = role.gid?.value?;
-                let subnet = facts
-                    .subnets
-                    .iter()
-                    .filter(|subnet| contains(subnet.network.to_bits(), width(subnet), value.to_bits()))
-                    .max_by_key(|subnet| subnet.prefix_len)?;
-                // A point-to-point link to the switch: the fabric is routed, so its subnet says nothing about who reaches whom.
-                if width(subnet) >= 126 {
-                    subnets.insert("routed".to_owned());
-                } else {
-                    let address =
-                        subnet.network.to_ipv4_mapped().map_or_else(|| subnet.network.to_string(), |v4| v4.to_string());
-                    subnets.insert(format!("{address}-{}", subnet.prefix_len));
-                }
-            }
-            (!subnets.is_empty()).then(|| joined("roce", &subnets))
-        }
-    }
-}
-
-/// Prefix length in the 128-bit form.
-fn width(subnet: &crate::fabric::Subnet) -> u32 {
-    let len = u32::from(subnet.prefix_len);
-    if subnet.network.to_ipv4_mapped().is_some() { (len + 96).min(128) } else { len.min(128) }
-}
-
-fn contains(network: u128, width: u32, address: u128) -> bool {
-    let mask = if width == 0 { 0 } else { u128::MAX << (128 - width) };
-    network & mask == address & mask
-}
-
-/// `PREFIX-a` for one part, `PREFIX-N-HASH` for several: a label holds 63 characters.
-fn joined(prefix: &str, parts: &BTreeSet<String>) -> String {
-    let all: Vec<&str> = parts.iter().map(String::as_str).collect();
-    let plain = format!("{prefix}-{}", all.join("_"));
-    if parts.len() == 1 && plain.len() <= 63 {
-        label_value(&plain)
-    } else {
-        format!("{prefix}-{}-{:016x}", parts.len(), fnv1a(plain.as_bytes()))
-    }
-}
-
-/// FNV-1a, 64 bit (constants from the FNV specification): stable across versions and machines, which `std`'s hasher is not.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// Any text as a label value: at most 63 of `[A-Za-z0-9._-]`, alphanumeric at both ends.
 pub fn label_value(text: &str) -> String {
     let clean: String =
         text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).take(63).collect();
     clean.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
-}
-
-/// Problems that only show when the facts are seen together.
-fn findings(facts: &Facts, ports: &[PortRole], gpu_direct: &Fact<Option<GpuDirectPath>>, soft: bool) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let devices = facts.devices.known().map_or(&[][..], Vec::as_slice);
-    let rdma = ports.iter().any(|port| port.role == Role::Compute);
-    for role in ports {
-        // Functions that wait for a pod are idle by nature: a node has up to 128 of them.
-        let idle = rdma && matches!(role.role, Role::Down | Role::NoRoutableGid);
-        let function = devices.iter().find(|device| device.name == role.device).map(|device| device.function);
-        if idle && function == Some(Function::Virtual) {
-            continue;
-        }
-        let subject = format!("{} port {}", role.device, role.port);
-        let port = devices
-            .iter()
-            .find(|device| device.name == role.device)
-            .and_then(|device| device.ports.iter().find(|port| port.number == role.port));
-        match role.role {
-            Role::Down => {
-                let no_manager =
-                    role.fabric == Some(Fabric::InfiniBand) && port.is_some_and(|port| port.state == PortState::Init);
-                if no_manager {
-                    problems.push(Problem::new(
-                        problem::NO_SUBNET_MANAGER,
-                        subject,
-                        "link is up and no subnet manager configured the port (state INIT)",
-                        "start a subnet manager (opensm, UFM) on this fabric or check the port's cabling to it",
-                    ));
-                } else {
-                    problems.push(Problem::new(
-                        problem::PORT_DOWN,
-                        subject,
-                        role.reason.clone(),
-                        "check cable, switch port and `ip link`; the port is not used until it is ACTIVE",
-                    ));
-                }
-            }
-            Role::NoRoutableGid => problems.push(Problem::new(
-                problem::NO_ROUTABLE_GID,
-                subject,
-                role.reason.clone(),
-                "give the port's interface an IPv4 or global IPv6 address; until then it is not used",
-            )),
-            Role::Unknown => problems.push(Problem::new(
-                problem::UNKNOWN_LINK_LAYER,
-                subject,
-                role.reason.clone(),
-                "the port is not used; report it with the output of `railbind-agent survey --json`",
-            )),
-            Role::Unreadable => problems.push(Problem::new(
-                problem::UNREADABLE,
-                subject,
-                role.reason.clone(),
-                "labels that depend on it keep their values; look at the kernel's log if it stays so",
-            )),
-            Role::Compute => {
-                if devices.iter().any(|device| device.name == role.device && device.uverbs.is_none()) {
-                    problems.push(Problem::new(
-                        problem::NO_UVERBS,
-                        subject,
-                        "no /dev/infiniband/uverbs device belongs to it",
-                        "load ib_uverbs (`modprobe ib_uverbs`); pods cannot open the NIC without it",
-                    ));
-                }
-            }
-            Role::Management
-            | Role::AcceleratedNetworking
-            | Role::FrontEnd
-            | Role::Storage
-            | Role::OtherFabric
-            | Role::Iwarp
-            | Role::UsNic
-            | Role::OmniPath
-            | Role::Software => {}
-        }
-    }
-    problems.extend(narrow(facts, ports));
-    if rdma && gpu_direct.known() == Some(&Some(GpuDirectPath::None)) {
-        problems.push(Problem::new(problem::NO_GPUDIRECT, "node", "GPUs and RDMA are here, and neither DMA-BUF (kernel 5.12 and open GPU modules) nor a peermem module joins them", "install the open NVIDIA kernel modules, or `modprobe nvidia-peermem`; transfers are staged through host memory until then"));
-    }
-    if soft && rdma {
-        problems.push(Problem::new(
-            problem::SOFT_RDMA,
-            "node",
-            "the only RDMA devices are software ones",
-            "fit for tests only; the node is never chosen for workers unless a profile allows software RDMA",
-        ));
-    }
-    if let (true, Some(Memlock::Limited(bytes))) = (rdma, facts.memlock.known()) {
-        problems.push(Problem::new(
-            problem::MEMLOCK_LIMITED,
-            "container runtime",
-            format!("containers get a locked-memory limit of {bytes} bytes"),
-            "set LimitMEMLOCK=infinity for the container runtime's service, or run workers as root with IPC_LOCK",
-        ));
-    }
-    problems
-}
-
-/// Compute NICs and GPUs whose PCIe link has fewer lanes than the device: half the lanes are half the bandwidth. Speed is not
-/// looked at: GPUs lower theirs while they have nothing to do.
-fn narrow(facts: &Facts, ports: &[PortRole]) -> Vec<Problem> {
-    let compute = |name: &str| ports.iter().any(|port| port.role == Role::Compute && port.device == name);
-    let devices = facts.devices.known().into_iter().flatten();
-    let nics = devices.filter(|device| compute(&device.name)).map(|device| (device.name.clone(), device.pcie));
-    let gpus = facts.gpus.known().into_iter().flatten().map(|gpu| (format!("GPU {}", gpu.pci), gpu.pcie));
-    nics.chain(gpus)
-        .filter_map(|(subject, link)| Some((subject, link.filter(PcieLink::is_narrow)?)))
-        .map(|(subject, link)| {
-            let lanes = |lanes: Option<u32>| lanes.map_or_else(|| "?".into(), |lanes| lanes.to_string());
-            Problem::new(
-                problem::PCIE_NARROW,
-                subject,
-                format!("PCIe link has {} of {} lanes", lanes(link.width), lanes(link.max_width)),
-                "reseat the card, check the slot and riser, and look for correctable PCIe errors in the kernel's log",
-            )
-        })
-        .collect()
 }
 
 #[derive(Default)]
