@@ -42,6 +42,8 @@ use crate::{
     state::{Mutate, State},
 };
 
+mod hostile;
+
 fn mirror<T: Named + PartialEq>(objects: Option<Vec<T>>) -> Mirror<T> {
     let (mut writer, mirror) = Mirror::new();
     for event in objects.into_iter().flat_map(|objects| {
