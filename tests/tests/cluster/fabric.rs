@@ -37,10 +37,15 @@ async fn every_node_has_its_fabric_and_the_table_shows_it() {
 
 #[tokio::test]
 async fn a_deleted_fabric_comes_back_and_a_same_one_is_not_written() {
-    let agent = &stage().await.agents["efa-1"];
+    stage().await;
     let cluster = cluster().await;
-    cluster.kubectl(&["delete", "nodefabric", "efa-1"]).await.unwrap();
-    until("the NodeFabric to come back", LIMIT, || fabric(cluster, "efa-1")).await.unwrap();
+    // A node of its own: other tests read the scene's NodeFabrics meanwhile.
+    cluster.add_node(NodeSpec::new("fabric-deleted")).await.unwrap();
+    let root = harness::railbind::repository().join("tests/fixtures/efa-k68");
+    let mut agent = cluster.spawn_agent("fabric-deleted", &root, "2").await.unwrap();
+    agent.ready().await.unwrap();
+    cluster.kubectl(&["delete", "nodefabric", "fabric-deleted"]).await.unwrap();
+    until("the NodeFabric to come back", LIMIT, || fabric(cluster, "fabric-deleted")).await.unwrap();
     let count = async |result: &str| {
         let labels = format!("object=\"nodefabric\",result=\"{result}\"");
         agent.metric("railbind_agent_writes", &labels).await.unwrap()
@@ -53,6 +58,8 @@ async fn a_deleted_fabric_comes_back_and_a_same_one_is_not_written() {
     .await
     .unwrap();
     assert!((count("written").await - written).abs() < 0.1);
+    agent.process.stop().await.unwrap();
+    cluster.remove_node("fabric-deleted").await.unwrap();
 }
 
 #[tokio::test]
