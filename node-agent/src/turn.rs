@@ -74,10 +74,12 @@ impl Agent {
     /// Surveys and makes the cluster say it.
     pub(crate) async fn take(&self, why: Why) -> anyhow::Result<Turn> {
         let mut survey = self.survey().await?;
+        // The facts as JSON are the costly part of a turn: made once for each survey, compared and published.
         let says = |survey: &Survey| (survey.verdict.labels.clone(), survey.status());
+        let mut story = says(&survey);
         let devices = devices(&survey);
         let other_devices = std::mem::replace(&mut lock(&self.kept).devices, devices.clone()) != devices;
-        let changed = lock(&self.kept).published.as_ref() != Some(&says(&survey));
+        let changed = lock(&self.kept).published.as_ref() != Some(&story);
         if why == Why::Event && !changed {
             return Ok(Turn { changed, other_devices });
         }
@@ -88,11 +90,12 @@ impl Agent {
         if lock(&self.kept).zone != zone {
             lock(&self.kept).zone = zone;
             survey = self.survey().await?;
+            story = says(&survey);
         }
         // Labels first: they matter without NodeFabric, and its trouble must not hold them up.
         self.publish_node(&node, &survey).await?;
-        let told = self.publish_fabric(&node, &survey).await;
-        lock(&self.kept).published = told.then(|| says(&survey));
+        let told = self.publish_fabric(&node, &story.1).await;
+        lock(&self.kept).published = told.then_some(story);
         Ok(Turn { changed, other_devices })
     }
 
@@ -116,8 +119,8 @@ impl Agent {
     }
 
     /// Says whether the object says it now; its trouble is told by `/readyz` and the log, and tried again at the next period.
-    async fn publish_fabric(&self, node: &Node, survey: &Survey) -> bool {
-        let result = node_fabric::publish(&self.fabrics, node, &survey.status()).await;
+    async fn publish_fabric(&self, node: &Node, status: &NodeFabricStatus) -> bool {
+        let result = node_fabric::publish(&self.fabrics, node, status).await;
         self.metrics.wrote(
             "nodefabric",
             match &result {

@@ -127,8 +127,6 @@ pub struct PodIntent {
     pub profile_set: Option<String>,
     /// Profile that an earlier pass chose for this very pod.
     pub decided: Option<String>,
-    /// Why the pod counts as a worker, for people.
-    pub why: String,
     /// UCX of the image, where its owner told us.
     pub ucx: Option<Version>,
     /// Whether the pod mounts something at `/dev/shm`.

@@ -69,7 +69,6 @@ pub(crate) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
         },
         profile_set: asked(annotation::PROFILE_SET).map(str::to_owned),
         decided: super::decided(&annotations),
-        why: why.clone(),
         ucx: annotations.get(annotation::UCX_VERSION).and_then(|version| version.parse().ok()),
         has_shm: taking_part.iter().any(|container| {
             let mounts = container.raw["volumeMounts"].as_array();
