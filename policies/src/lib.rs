@@ -20,5 +20,6 @@ pub mod reference;
 pub mod report;
 pub mod roles;
 pub mod select;
+pub mod selftest;
 pub mod verdict;
 pub mod workers;

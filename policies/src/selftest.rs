@@ -1,0 +1,8 @@
+//! The self-test's decisions: what two nodes move between them, what they report of it, and how that is judged.
+
+mod transfer;
+
+pub use transfer::{
+    Counter, Failure, FailureKind, Integrity, Limits, Measurement, Memory, MemoryPair, Op, Order, ParseMemoryError,
+    Report, Role, Said, Told, UcxUsed,
+};
