@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the UCX of a Python wheel for tests, keeps it outside the tree, and prints the folder of its libraries.
 #
-#   tests/ucx/fetch.sh               folder on stdout, progress on stderr; status 69 where the package index cannot be reached
+#   tests/ucx/fetch.sh               folder on stdout, progress on stderr
 #   RAILBIND_CACHE=DIR               where to keep it (default: $XDG_CACHE_HOME/railbind or ~/.cache/railbind)
 #
 # The wheel is pinned by its hashes in wheel.txt. Nothing of it is run here but by the tests' child processes.
@@ -30,7 +30,7 @@ if [ ! -e "$lib/libucp.so.0" ]; then
   if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
     --dest "$work/wheel" -r "$requirements" >&2; then
     say "the package index cannot be reached, or has another wheel than the pinned one"
-    exit 69
+    exit 1
   fi
   python3 -m zipfile -e "$work"/wheel/*.whl "$work/whole" >&2
   rm -rf "$home"
