@@ -51,6 +51,15 @@ pub struct ServeArgs {
     /// How long to go on serving after SIGTERM, while the API server learns that this replica is gone
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
+    /// How long a list of trusted CAs has been registered before a rotation relies on it
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub ca_grace_seconds: u64,
+    /// Life of the CA; the next one comes when a third of it is left
+    #[arg(long, value_name = "SECONDS", default_value_t = 31_536_000, hide = true, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
+    pub ca_life_seconds: u64,
+    /// Life of a serving certificate; the next one comes when a third of it is left
+    #[arg(long, value_name = "SECONDS", default_value_t = 604_800, hide = true, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub certificate_life_seconds: u64,
     /// What gives a pod the values of its node when it is bound
     #[arg(long, value_enum, default_value_t = BindingEngine::Auto)]
     pub binding_engine: BindingEngine,

@@ -1,6 +1,7 @@
-//! Certificates: a CA that all replicas share through a Secret, and a leaf of each replica's own, in memory only.
+//! Certificates: a CA that all replicas share through a Secret and replace in time, and a leaf of each replica's own, in memory only.
 
 mod ca;
+mod rotation;
 mod secret;
 
 use std::time::{Duration, SystemTime};
@@ -10,23 +11,54 @@ use axum_server::tls_rustls::RustlsConfig;
 use daemon::Check;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use ca::{Authority, CertError, Leaf};
-pub use secret::{SECRET, SecretError, ensure};
+pub use rotation::{Phase, Step, Validity, step};
+pub use secret::{Material, SECRET, SecretError, Store};
 
 use crate::{metrics::Metrics, retry::Backoff};
 
-/// How often the Secret is looked at: someone may delete it, or put another CA into it.
+/// How often the Secret is looked at, at least: someone may delete it, or put another CA into it.
 const CHECK_EVERY: Duration = Duration::from_mins(1);
+/// And at most.
+const CHECK_NO_MORE: Duration = Duration::from_millis(100);
+/// Replicas that change the Secret at the same time: each attempt but one fails.
+const ATTEMPTS: usize = 5;
+
+/// How long certificates live.
+#[derive(Debug, Clone, Copy)]
+pub struct Lives {
+    /// The CA; its successor comes when a third of that is left.
+    pub ca: Duration,
+    /// A serving certificate; the next one comes when a third of that is left.
+    pub leaf: Duration,
+    /// How long a list of trusted CAs has been registered before it is relied on: API servers learn of it by a watch.
+    pub grace: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self { ca: Duration::from_hours(24 * 365), leaf: Duration::from_hours(24 * 7), grace: Duration::from_mins(10) }
+    }
+}
+
+impl Lives {
+    /// How often something is looked at that others may change while a rotation goes on: several times within the grace.
+    pub fn check_every(self, at_least: Duration) -> Duration {
+        (self.grace / 4).clamp(CHECK_NO_MORE, at_least)
+    }
+}
 
 /// Keeps the serving certificate valid and in step with the Secret.
 #[derive(Debug)]
 pub struct Keeper {
-    secrets: Api<Secret>,
+    store: Store,
     names: Vec<String>,
+    lives: Lives,
     tls: RustlsConfig,
     bundle: watch::Sender<Option<String>>,
+    registered: watch::Receiver<Option<Registered>>,
     check: Check,
     metrics: Metrics,
     clock: fn() -> SystemTime,
@@ -39,6 +71,14 @@ pub struct Serving {
     pub tls: RustlsConfig,
     /// PEM for `caBundle`; `None` until the Secret is there.
     pub bundle: watch::Receiver<Option<String>>,
+    registered: watch::Sender<Option<Registered>>,
+}
+
+/// What the API server has been told.
+#[derive(Debug, Clone)]
+struct Registered {
+    bundle: String,
+    since: Instant,
 }
 
 impl Keeper {
@@ -47,66 +87,145 @@ impl Keeper {
     pub fn new(
         secrets: Api<Secret>,
         names: Vec<String>,
+        lives: Lives,
         check: Check,
         metrics: Metrics,
     ) -> Result<(Self, Serving), CertError> {
         let now = SystemTime::now();
-        let leaf = Authority::generate(now)?.issue(&names, now)?;
+        let leaf = Authority::generate(now, lives.ca)?.issue(&names, now, lives.leaf)?;
         let tls = RustlsConfig::from_config(leaf.config);
-        let (bundle, receiver) = watch::channel(None);
-        let serving = Serving { tls: tls.clone(), bundle: receiver };
-        Ok((Self { secrets, names, tls, bundle, check, metrics, clock: SystemTime::now }, serving))
+        let (bundle, bundle_receiver) = watch::channel(None);
+        let (registered_sender, registered) = watch::channel(None);
+        let serving = Serving { tls: tls.clone(), bundle: bundle_receiver, registered: registered_sender };
+        let store = Store::new(secrets);
+        Ok((Self { store, names, lives, tls, bundle, registered, check, metrics, clock: SystemTime::now }, serving))
     }
 
-    /// Keeps at it. Ends only with an error that no waiting mends: a Secret that we may not use or that makes no sense,
-    /// before there ever was a good one. Later, the good one stays in use.
-    pub async fn run(self) -> anyhow::Result<()> {
+    /// Keeps at it. Ends only with an error that no waiting mends: a Secret that we may not use, before there ever was a good
+    /// one. Later, what was there stays in use.
+    pub async fn run(mut self) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
-        let mut current: Option<(Authority, Leaf)> = None;
+        let mut current: Option<(Material, Leaf)> = None;
         loop {
             let now = (self.clock)();
-            let wait = match ensure(&self.secrets, current.as_ref().map(|(authority, _)| authority), now).await {
-                Ok(news) => {
-                    if let Some(authority) = news {
-                        let leaf = self.install(&authority, now)?;
-                        current = Some((authority, leaf));
-                    }
+            let found = self.round(current.as_ref().map(|(material, _)| material), now).await;
+            let (material, trouble, mut wait) = match found {
+                Ok(Found { material, trouble: None, again }) => {
                     backoff.reset();
-                    CHECK_EVERY
+                    (Some(material), None, again)
                 }
-                Err(error) if current.is_some() => {
-                    tracing::warn!(%error, "going on with the CA that was there");
-                    backoff.wait()
-                }
-                Err(error) if error.is_final() => return Err(error).context("certificate"),
-                Err(error) => {
-                    self.check.not_ready(error.to_string());
-                    backoff.wait()
-                }
+                Ok(Found { material, trouble, .. }) => (Some(material), trouble, backoff.wait()),
+                Err(error) if current.is_none() && error.is_final() => return Err(error).context("certificate"),
+                Err(error) => (None, Some(error), backoff.wait()),
             };
-            if let Some((authority, leaf)) = &mut current
-                && leaf.renew_at <= now
+            if let Some(material) = material
+                && current.as_ref().is_none_or(|(before, _)| *before != material)
             {
-                *leaf = self.install(authority, now)?;
+                let leaf = match current.take() {
+                    Some((before, leaf)) if before.signing == material.signing => leaf,
+                    _ => self.issue(&material, now)?,
+                };
+                self.publish(&material);
+                current = Some((material, leaf));
             }
-            tokio::time::sleep(wait).await;
+            if let Some((material, leaf)) = &mut current {
+                if leaf.renew_at <= now && !material.signing.validity().is_over(now) {
+                    *leaf = self.issue(material, now)?;
+                }
+                wait = wait.min(leaf.renew_at.duration_since(now).unwrap_or(wait)).max(CHECK_NO_MORE);
+            }
+            match (&current, trouble) {
+                (Some(_), None) => self.check.ready(),
+                (Some(_), Some(error)) => self.check.ready_but(&format!("going on with the CA that is there: {error}")),
+                (None, Some(error)) => self.check.not_ready(error.to_string()),
+                (None, None) => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // Whoever registers may be gone, which ends the process; until then there is no news.
+                Ok(()) = self.registered.changed() => {}
+            }
         }
     }
 
-    fn install(&self, authority: &Authority, now: SystemTime) -> anyhow::Result<Leaf> {
-        let leaf = authority.issue(&self.names, now).context("serving certificate")?;
+    /// Looks at the Secret and takes the step that is due. Where there is none, or it holds nothing usable, it gets what is in
+    /// use, if that is still good: then nothing changes for the API server.
+    async fn round(&self, in_use: Option<&Material>, now: SystemTime) -> Result<Found, SecretError> {
+        let fresh = || Authority::generate(now, self.lives.ca);
+        let good = in_use.filter(|material| !material.signing.validity().is_over(now));
+        let restored = || good.map_or_else(|| fresh().map(Material::of), |material| Ok(material.clone()));
+        for _ in 0..ATTEMPTS {
+            let secret = self.store.get().await?;
+            let read = match secret.as_ref().map(Material::read) {
+                Some(Ok(material)) => Ok(material),
+                Some(Err(error)) => Err(Some(error)),
+                None => Err(None),
+            };
+            let material = match read {
+                Ok(material) => material,
+                Err(why) => {
+                    if let Some(error) = why {
+                        tracing::warn!(%error, "no usable CA in Secret {SECRET}; putting one there");
+                    }
+                    // Read back, so that what is used is what everyone else reads.
+                    self.store.put(secret, &restored()?).await?;
+                    continue;
+                }
+            };
+            self.metrics.authority(material.signing.validity().until);
+            let next = match self.step(&material, now) {
+                Step::Wait(until) => {
+                    let every = self.lives.check_every(CHECK_EVERY);
+                    let wait = until.map_or(every, |until| until.duration_since(now).unwrap_or_default());
+                    return Ok(Found { material, trouble: None, again: wait.min(every) });
+                }
+                Step::Announce => material.announcing(fresh()?),
+                Step::Switch => material.switched(),
+                Step::Retire => material.retired(),
+                Step::Replace => restored()?,
+            };
+            match self.store.put(secret, &next).await {
+                Ok(true) => tracing::info!(from = ?material.phase(), to = ?next.phase(), "CA rotation"),
+                Ok(false) => {}
+                // What is there is good enough to serve by.
+                Err(error) => return Ok(Found { material, trouble: Some(error), again: CHECK_EVERY }),
+            }
+        }
+        Err(SecretError::Unavailable("settle", "others change it all the time".into()))
+    }
+
+    fn step(&self, material: &Material, now: SystemTime) -> Step {
+        let registered = self.registered.borrow();
+        let registered = registered.as_ref().filter(|registered| registered.bundle == material.bundle_pem());
+        let since = registered.map(|registered| registered.since.elapsed());
+        step(material.signing.validity(), material.phase(), since, self.lives.grace, now)
+    }
+
+    fn issue(&self, material: &Material, now: SystemTime) -> anyhow::Result<Leaf> {
+        let leaf = material.signing.issue(&self.names, now, self.lives.leaf).context("serving certificate")?;
         self.tls.reload_from_config(leaf.config.clone());
         self.metrics.certificate(leaf.not_after);
+        tracing::info!(names = ?self.names, "serving certificate");
+        Ok(leaf)
+    }
+
+    fn publish(&self, material: &Material) {
         self.bundle.send_if_modified(|bundle| {
-            let new = Some(authority.bundle_pem().to_owned());
+            let new = Some(material.bundle_pem());
             let changed = *bundle != new;
             *bundle = new;
             changed
         });
-        self.check.ready();
-        tracing::info!(names = ?self.names, "serving certificate");
-        Ok(leaf)
     }
+}
+
+/// What [`Keeper::round`] found, and did.
+#[derive(Debug)]
+struct Found {
+    material: Material,
+    /// Why the step that was due was not taken.
+    trouble: Option<SecretError>,
+    again: Duration,
 }
 
 impl Serving {
@@ -122,89 +241,23 @@ impl Serving {
             std::future::pending::<()>().await;
         }
     }
+
+    /// The API server has been told to trust this: just now, or it was found so.
+    pub fn registered(&self, bundle: &str, just_now: bool) {
+        self.registered.send_if_modified(|registered| {
+            let same = !just_now && registered.as_ref().is_some_and(|registered| registered.bundle == bundle);
+            if !same {
+                *registered = Some(Registered { bundle: bundle.to_owned(), since: Instant::now() });
+            }
+            !same
+        });
+    }
+
+    /// It is not known what the API server has been told.
+    pub fn unregistered(&self) {
+        self.registered.send_if_modified(|registered| registered.take().is_some());
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, LazyLock};
-
-    use daemon::Readiness;
-    use prometheus_client::registry::Registry;
-    use serde_json::json;
-    use tokio::time::Instant;
-
-    use super::{Duration, Keeper, Metrics, Serving, SystemTime};
-    use crate::testing::ApiServer;
-
-    const SECRET: &str = "/api/v1/namespaces/railbind/secrets/railbind-webhook-ca";
-    const DAY: Duration = Duration::from_hours(24);
-
-    /// Follows tokio's clock, which the tests below stop.
-    fn clock() -> SystemTime {
-        static START: LazyLock<(SystemTime, Instant)> = LazyLock::new(|| (SystemTime::now(), Instant::now()));
-        START.0 + START.1.elapsed()
-    }
-
-    fn keeper(server: &ApiServer, readiness: &Readiness) -> (Keeper, Serving) {
-        let metrics = Metrics::register(&mut Registry::default());
-        let names = vec!["a.railbind.svc".to_owned()];
-        let (keeper, serving) =
-            Keeper::new(server.namespaced("railbind"), names, readiness.check("certificate"), metrics).unwrap();
-        (Keeper { clock, ..keeper }, serving)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn serves_from_the_start_and_is_trusted_when_the_api_server_is_back() {
-        let (server, readiness) = (ApiServer::start(), Readiness::default());
-        let (keeper, mut serving) = keeper(&server, &readiness);
-        let before = serving.tls.get_inner();
-        server.fail_with(Some(503));
-        let task = tokio::spawn(keeper.run());
-        tokio::time::sleep(DAY).await;
-        assert!(serving.bundle.borrow().is_none() && readiness.report().contains("the test wants 503"));
-        assert!(Arc::ptr_eq(&before, &serving.tls.get_inner()));
-
-        server.fail_with(None);
-        let trusted = serving.trusted().await.unwrap();
-        assert!(readiness.is_ready());
-        assert!(!Arc::ptr_eq(&before, &serving.tls.get_inner()));
-
-        // Trouble with the Secret, of whatever kind, takes nothing away any more.
-        server.put(SECRET, json!({"metadata": {"name": "railbind-webhook-ca"}}));
-        tokio::time::sleep(DAY).await;
-        server.fail_with(Some(403));
-        tokio::time::sleep(DAY).await;
-        assert!(!task.is_finished() && readiness.is_ready());
-        assert_eq!(serving.trusted().await.unwrap(), trusted);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn renewed_in_time_with_and_without_the_api_server() {
-        let (server, readiness) = (ApiServer::start(), Readiness::default());
-        let (keeper, mut serving) = keeper(&server, &readiness);
-        let _task = tokio::spawn(keeper.run());
-        let trusted = serving.trusted().await.unwrap();
-        for code in [None, Some(503)] {
-            server.fail_with(code);
-            let before = serving.tls.get_inner();
-            tokio::time::sleep(4 * DAY).await;
-            assert!(Arc::ptr_eq(&before, &serving.tls.get_inner()), "not before its time");
-            tokio::time::sleep(DAY).await;
-            assert!(!Arc::ptr_eq(&before, &serving.tls.get_inner()));
-        }
-        assert_eq!(serving.trusted().await.unwrap(), trusted);
-        assert_eq!(server.count("POST"), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_secret_that_we_may_not_read_is_the_end() {
-        let (server, readiness) = (ApiServer::start(), Readiness::default());
-        let (keeper, _serving) = keeper(&server, &readiness);
-        server.fail_with(Some(403));
-        let error = format!("{:#}", keeper.run().await.unwrap_err());
-        assert!(
-            error.starts_with("certificate: cannot read Secret railbind-webhook-ca: the test wants 403 ("),
-            "{error}"
-        );
-    }
-}
+mod tests;

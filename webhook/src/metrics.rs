@@ -31,6 +31,8 @@ pub mod metric {
     pub const NODE_MAP_TIMESTAMP: &str = "railbind_webhook_node_map_timestamp_seconds";
     /// When the serving certificate ends, as Unix time.
     pub const CERT_EXPIRY: &str = "railbind_webhook_cert_expiry_seconds";
+    /// When the CA that signs it ends, as Unix time; it is replaced when a third of its life is left.
+    pub const CA_EXPIRY: &str = "railbind_webhook_ca_expiry_seconds";
     /// 1 while the MutatingWebhookConfiguration is as we want it.
     pub const REGISTERED: &str = "railbind_webhook_registered";
 }
@@ -134,6 +136,7 @@ pub struct Metrics {
     binding_shards: Gauge,
     audit: Family<Labels<1>, Gauge>,
     cert_expiry: Gauge,
+    ca_expiry: Gauge,
     registered: Gauge,
 }
 
@@ -152,6 +155,7 @@ impl Metrics {
             binding_shards: Gauge::default(),
             audit: Family::default(),
             cert_expiry: Gauge::default(),
+            ca_expiry: Gauge::default(),
             registered: Gauge::default(),
         };
         for hook in [Hook::Pods, Hook::Bindings] {
@@ -190,6 +194,7 @@ impl Metrics {
             "Unix time at which the serving certificate ends",
             metrics.cert_expiry.clone(),
         );
+        registry.register(metric::CA_EXPIRY, "Unix time at which the CA ends", metrics.ca_expiry.clone());
         registry.register(
             metric::REGISTERED,
             "Whether the webhook configuration is as wanted",
@@ -261,6 +266,11 @@ impl Metrics {
         self.cert_expiry.set(unix(not_after));
     }
 
+    /// The CA that signs it ends then.
+    pub fn authority(&self, not_after: SystemTime) {
+        self.ca_expiry.set(unix(not_after));
+    }
+
     /// Whether the webhook configuration is as wanted.
     pub fn registered(&self, yes: bool) {
         self.registered.set(i64::from(yes));
@@ -295,6 +305,7 @@ mod tests {
             "railbind_webhook_node_map_nodes 3",
             "railbind_webhook_node_map_timestamp_seconds 7",
             "railbind_webhook_cert_expiry_seconds 0",
+            "railbind_webhook_ca_expiry_seconds 0",
             "railbind_webhook_registered 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

@@ -22,8 +22,8 @@ use crate::{
     retry::{ApiError, Backoff, call},
 };
 
-/// How often the configuration is looked at: someone may delete it or change it.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often the configuration is looked at, at least.
+pub const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// Registers, and stays registered.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Registrar {
     pub wanted: Wanted,
     /// Whom the API server is to trust.
     pub serving: Serving,
+    /// How often the configuration is looked at: someone may delete it or change it.
+    pub every: Duration,
     /// Ready after the first success.
     pub check: Check,
     /// What is counted.
@@ -51,13 +53,17 @@ pub enum Done {
 
 impl Registrar {
     /// Waits for the server to listen and for the CA, then keeps at it. Any replica does: they all want the same.
-    pub async fn run(mut self, server: Handle<std::net::SocketAddr>) {
+    pub async fn run(self, server: Handle<std::net::SocketAddr>) {
         self.check.not_ready("waits for the server and its certificate");
+        if server.listening().await.is_some() {
+            self.keep().await;
+        }
+    }
+
+    /// Registers as soon as there is a CA, and looks after it.
+    pub(crate) async fn keep(mut self) {
         let mut registered = false;
         let mut backoff = Backoff::default();
-        if server.listening().await.is_none() {
-            return;
-        }
         while let Some(bundle) = self.serving.trusted().await {
             let wait = match ensure(&self.api, &configuration(&self.wanted, &bundle)).await {
                 Ok(done) => {
@@ -65,12 +71,14 @@ impl Registrar {
                         tracing::info!(name = self.wanted.name, "webhook configuration written");
                     }
                     registered = true;
+                    self.serving.registered(&bundle, done == Done::Written);
                     self.check.ready();
                     self.metrics.registered(true);
                     backoff.reset();
-                    CHECK_EVERY
+                    self.every
                 }
                 Err(error) => {
+                    self.serving.unregistered();
                     self.metrics.registered(false);
                     if registered {
                         tracing::warn!(%error, "webhook configuration");

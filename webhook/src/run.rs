@@ -16,14 +16,14 @@ use tokio::task::JoinSet;
 use crate::{
     args::{Args, Command, ServeArgs},
     auditor::Auditor,
-    certs::Keeper,
+    certs::{Keeper, Lives},
     engine, explain,
     lease::Candidate,
     metrics::Metrics,
     mirror::Mirror,
     nodes,
     profiles::{self, InForce, Objects},
-    register::{Place, Registrar, Wanted},
+    register::{self, Place, Registrar, Wanted},
     server::{Config, Server},
     state::State,
     workers,
@@ -58,13 +58,19 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let (worker_writer, worker_map) = Mirror::new();
     let (names, place) = place(&args);
     let secrets = Api::namespaced(client.clone(), &args.namespace);
-    let (keeper, serving) = Keeper::new(secrets, names, readiness.check("certificate"), metrics.clone())?;
+    let lives = Lives {
+        ca: Duration::from_secs(args.ca_life_seconds),
+        leaf: Duration::from_secs(args.certificate_life_seconds),
+        grace: Duration::from_secs(args.ca_grace_seconds),
+    };
+    let (keeper, serving) = Keeper::new(secrets, names, lives, readiness.check("certificate"), metrics.clone())?;
     let state = Arc::new(State::new(node_map, namespace_map, worker_map, in_force, binding, metrics.clone()));
     let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state.clone());
     let registrar = Registrar {
         api: Api::all(client.clone()),
         wanted: Wanted { name: args.config_name, place, namespace: args.namespace.clone(), binding },
         serving: serving.clone(),
+        every: lives.check_every(register::CHECK_EVERY),
         check: readiness.check("registration"),
         metrics: metrics.clone(),
     };

@@ -21,6 +21,16 @@ struct Inner {
     requests: Vec<(Method, String)>,
     misses: usize,
     fail_with: Option<u16>,
+    version: u64,
+}
+
+impl Inner {
+    fn write(&mut self, path: &str, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.objects.insert(path.into(), object.clone());
+        object
+    }
 }
 
 /// The server. Clones are the same server.
@@ -70,7 +80,7 @@ impl ApiServer {
     }
 
     pub(crate) fn put(&self, path: &str, object: Value) {
-        self.0.lock().unwrap().objects.insert(path.into(), object);
+        self.0.lock().unwrap().write(path, object);
     }
 
     pub(crate) fn delete(&self, path: &str) {
@@ -112,14 +122,21 @@ impl ApiServer {
                 if inner.objects.contains_key(&path) {
                     return status(409, "already exists");
                 }
-                inner.objects.insert(path, object.clone());
-                reply(201, &object)
+                reply(201, &inner.write(&path, object))
             }
             Method::PATCH => {
                 assert_eq!(parts.headers["content-type"], "application/apply-patch+yaml");
                 let object: Value = serde_json::from_slice(&body).unwrap();
-                inner.objects.insert(path, object.clone());
-                reply(200, &object)
+                reply(200, &inner.write(&path, object))
+            }
+            Method::PUT => {
+                let object: Value = serde_json::from_slice(&body).unwrap();
+                let known = &object["metadata"]["resourceVersion"];
+                match inner.objects.get(&path) {
+                    None => status(404, "not found"),
+                    Some(present) if present["metadata"]["resourceVersion"] != *known => status(409, "another version"),
+                    Some(_) => reply(200, &inner.write(&path, object)),
+                }
             }
             other => panic!("unexpected {other} {path}"),
         }

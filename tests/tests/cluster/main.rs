@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod admit;
+mod certificates;
 mod engine;
 mod fabric;
 mod fail_open;

@@ -25,9 +25,14 @@ const DRAIN: [&str; 2] = ["--drain-seconds", "4"];
 /// What it takes a cluster to take an end out of a Service.
 const PROPAGATION: Duration = Duration::from_millis(500);
 
-/// Creates pods at a rate until told to stop; gives how many, and what failed.
-async fn load(pods: Api<Pod>, prefix: &'static str, stop: Arc<AtomicBool>) -> (usize, Vec<String>, f64) {
-    let mut ticks = interval(Duration::from_secs(1) / RATE);
+/// Creates so many pods a second until told to stop; gives how many, what failed, and the rate that came of it.
+pub(crate) async fn load(
+    pods: Api<Pod>,
+    prefix: &'static str,
+    rate: u32,
+    stop: Arc<AtomicBool>,
+) -> (usize, Vec<String>, f64) {
+    let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (created, started) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let mut tasks = tokio::task::JoinSet::new();
@@ -66,7 +71,7 @@ async fn load(pods: Api<Pod>, prefix: &'static str, stop: Arc<AtomicBool>) -> (u
 }
 
 /// How many pods of this prefix carry no decision of ours.
-async fn unpatched(pods: &Api<Pod>, prefix: &str) -> Result<usize> {
+pub(crate) async fn unpatched(pods: &Api<Pod>, prefix: &str) -> Result<usize> {
     let found = pods.list(&ListParams::default()).await?.items;
     let ours = found.iter().filter(|pod| pod.metadata.name.as_deref().is_some_and(|name| name.starts_with(prefix)));
     let none = BTreeMap::new();
@@ -87,7 +92,7 @@ async fn a_rolling_restart_and_a_killed_replica_fail_no_creation() {
     with_namespace(&cluster, &[("railbind.dev/inject", "enabled")], async |namespace| {
         let pods: Api<Pod> = Api::namespaced(cluster.client().await?, namespace);
         let stop = Arc::new(AtomicBool::new(false));
-        let creating = tokio::spawn(load(pods.clone(), "rolling", stop.clone()));
+        let creating = tokio::spawn(load(pods.clone(), "rolling", RATE, stop.clone()));
         sleep(Duration::from_secs(2)).await;
         // As a Deployment does it: a new one is ready before an old one is asked to end.
         let (mut three, three_at) = cluster.spawn_replica("replica-3", &balancer, &DRAIN).await?;
@@ -105,7 +110,7 @@ async fn a_rolling_restart_and_a_killed_replica_fail_no_creation() {
         ensure!(missed == 0, "{missed} of {created} went unpatched in the rolling restart");
 
         let stop = Arc::new(AtomicBool::new(false));
-        let creating = tokio::spawn(load(pods.clone(), "killed", stop.clone()));
+        let creating = tokio::spawn(load(pods.clone(), "killed", RATE, stop.clone()));
         sleep(Duration::from_secs(2)).await;
         three.process.kill().await?;
         sleep(PROPAGATION).await;

@@ -392,8 +392,8 @@ fn idle_connections_outlive_the_api_servers_patience() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spare_connection_lives_for_the_idle_time() {
     let now = std::time::SystemTime::now();
-    let authority = Authority::generate(now).unwrap();
-    let leaf = authority.issue(&["127.0.0.1".into()], now).unwrap();
+    let authority = Authority::generate(now, Duration::from_hours(1)).unwrap();
+    let leaf = authority.issue(&["127.0.0.1".into()], now, Duration::from_hours(1)).unwrap();
     let idle = Duration::from_millis(500);
     let config = Config { idle, ..Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), Duration::ZERO) };
     let server = Server::new(config, Arc::new(state(ignores)));
@@ -405,7 +405,7 @@ async fn a_spare_connection_lives_for_the_idle_time() {
 
     let lived = tokio::task::spawn_blocking(move || {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.bundle_pem().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
