@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     kernel::Version,
     lint::Conflicts,
+    room::Room,
     workers::{Group, Role},
 };
 
@@ -94,8 +95,10 @@ pub struct Toleration {
 pub struct ContainerIntent {
     /// Name.
     pub name: String,
-    /// GPUs it requests by extended resource; a DRA claim counts as one where the number cannot be known.
+    /// GPUs it requests by extended resource; a DRA claim, whose number cannot be known, counts as one.
     pub gpus: u64,
+    /// It requests its GPUs by a DRA claim; NICs may be in that too.
+    pub by_claim: bool,
     /// Variables it already sets, with their literal value where they have one.
     pub env: BTreeMap<String, Option<String>>,
     /// Extended resources it already requests.
@@ -104,6 +107,8 @@ pub struct ContainerIntent {
     pub non_root: bool,
     /// Its command line.
     pub words: Vec<String>,
+    /// Bytes of memory that it may have, by its own limit or the pod's; `None`: no limit.
+    pub memory: Option<u64>,
 }
 
 /// What a pod wants.
@@ -143,6 +148,8 @@ pub struct PodIntent {
     pub group: Option<Group>,
     /// Prefill or decode, where its labels say.
     pub role: Option<Role>,
+    /// What its namespace's quotas and limits leave room for.
+    pub room: Room,
     /// What other workers of its deployment ask of their nodes, each kind once: only the fields that say where a pod can land.
     pub siblings: Vec<PodIntent>,
 }
@@ -168,6 +175,6 @@ impl PodIntent {
 
     /// GPUs of all containers.
     pub fn gpus(&self) -> u64 {
-        self.containers.iter().map(|container| container.gpus).sum()
+        self.containers.iter().fold(0, |sum, container| sum.saturating_add(container.gpus))
     }
 }

@@ -124,6 +124,8 @@ pub mod k8s {
     pub const EFA_RESOURCE: &str = "vpc.amazonaws.com/efa";
     /// The capability that RDMA memory registration needs where RLIMIT_MEMLOCK is finite.
     pub const IPC_LOCK: &str = "IPC_LOCK";
+    /// What the names of extended resources start with in a ResourceQuota.
+    pub const QUOTA_REQUESTS: &str = "requests.";
     /// A node's own name as a label.
     pub const HOSTNAME: &str = "kubernetes.io/hostname";
     /// Zone of a node.

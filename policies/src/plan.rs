@@ -131,8 +131,9 @@ pub fn plan<'n>(profiles: &Profiles, nodes: impl IntoIterator<Item = &'n NodeVie
     }
     needs::privileges(profile, intent, &choice.nodes, &mut plan);
     needs::memory(profile, intent, &mut plan);
+    let mut room = intent.room.clone();
     for container in &intent.containers {
-        needs::resources(profile, &choice.nodes, container, &mut plan);
+        needs::resources(profile, &choice.nodes, container, &mut room, &mut plan);
     }
     if intent.placement != Placement::None && intent.node_name.is_none() {
         plan.affinity = choice.requirements();

@@ -6,6 +6,7 @@ use policies::{
     intent::{ContainerIntent, Engine, Placement, PodIntent},
     plan::{EnvValue, Plan, bind_values, plan},
     profile::Profiles,
+    room::{Charged, QuotaView, Room},
     select::{NodeView, Taint},
 };
 
@@ -85,6 +86,73 @@ fn resources_follow_what_nodes_give() {
     intent.node_selector = map(&[("railbind.dev/fabric", "efa")]);
     intent.containers[0].gpus = 2;
     assert_eq!(run(&cluster(), &intent).resources["main"], ("vpc.amazonaws.com/efa".into(), 8), "four for each GPU");
+}
+
+#[test]
+fn no_more_than_quotas_and_limits_leave_room_for() {
+    let bounded = |left: u64, own: Option<u64>| {
+        let quota =
+            QuotaView { key: "ns/team".into(), left: [("rdma/ib".to_owned(), left)].into(), ..QuotaView::default() };
+        let mut intent = worker(4);
+        intent.containers.push(ContainerIntent { name: "second".into(), gpus: 2, ..ContainerIntent::default() });
+        let requests = own.map(|own| ("rdma/ib".to_owned(), own)).into_iter().collect();
+        intent.room = Room::new([&quota], [], &Charged { requests, ..Charged::default() });
+        run(&cluster(), &intent)
+    };
+    let given = |plan: &Plan| plan.resources.values().map(|(_, count)| *count).collect::<Vec<_>>();
+    let enough = bounded(6, None);
+    assert_eq!((given(&enough), enough.warnings.len()), (vec![4, 2], 0));
+    let some = bounded(5, None);
+    assert_eq!(given(&some), [4, 1]);
+    assert_eq!(
+        some.warnings,
+        ["railbind: ResourceQuota team leaves room for 1 of 2 rdma/ib in container second: raise it"]
+    );
+    let none = bounded(3, Some(3));
+    assert!(none.resources.is_empty());
+    assert_eq!(
+        none.warnings[0],
+        "railbind: ResourceQuota team leaves room for none of 4 rdma/ib in container main, which sees no NIC without it: raise it"
+    );
+    assert_eq!(none.profile.as_deref(), Some("infiniband-gpudirect"), "the rest of the plan stands");
+    assert!(none.warnings.iter().all(|warning| warning.len() <= 200));
+}
+
+#[test]
+fn shared_memory_is_at_most_half_of_the_memory_limit() {
+    const GI: u64 = 1 << 30;
+    let size = |engine, limits: &[Option<u64>]| {
+        let containers = limits.iter().enumerate().map(|(number, memory)| ContainerIntent {
+            name: format!("c{number}"),
+            gpus: 1,
+            memory: *memory,
+            ..ContainerIntent::default()
+        });
+        let intent = PodIntent { containers: containers.collect(), engine: Some(engine), ..worker(1) };
+        let plan = run(&cluster(), &intent);
+        (plan.shared_memory.unwrap(), plan.warnings.len())
+    };
+    let is = |size: &str, warnings| (size.to_owned(), warnings);
+    assert_eq!(size(Engine::Vllm, &[None]), is("16Gi", 0), "no limit, no change");
+    assert_eq!(size(Engine::Vllm, &[Some(32 * GI)]), is("16Gi", 0));
+    assert_eq!(size(Engine::Vllm, &[Some(32 * GI - 1)]), is("16383Mi", 1));
+    assert_eq!(size(Engine::Vllm, &[Some(24 * GI)]), is("12Gi", 1));
+    assert_eq!(size(Engine::TensorRtLlm, &[Some(64 * GI)]), is("32Gi", 1));
+    assert_eq!(size(Engine::Vllm, &[Some(GI / 16)]), is("64Mi", 1), "never below what there is without us");
+    assert_eq!(size(Engine::Vllm, &[Some(GI), None]), is("16Gi", 0), "one of them is not limited");
+    assert_eq!(size(Engine::Vllm, &[Some(GI), Some(64 * GI)]), is("16Gi", 0), "the engine's is the largest");
+}
+
+#[test]
+fn gpus_by_claim_count_as_one_where_a_device_plugin_gives_nics() {
+    let mut intent = worker(1);
+    intent.containers[0].by_claim = true;
+    let plan = run(&cluster(), &intent);
+    assert_eq!(plan.resources["main"], ("rdma/ib".into(), 1));
+    let bare = [node("ib", "infiniband", "infiniband-gpudirect", &[])];
+    let plan = run(&bare, &intent);
+    assert!(plan.resources.is_empty() && plan.warnings.is_empty(), "{:?}", plan.warnings);
+    assert!(run(&bare, &worker(1)).warnings[0].contains("is the device plugin installed?"));
 }
 
 #[test]

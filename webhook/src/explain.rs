@@ -39,6 +39,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
             profiles: &profiles,
             namespace: "",
             workers: None,
+            bounds: None,
         };
         let outcome = mutate::pod(&pod, &context).with_context(|| format!("{}: {name}", args.file.display()))?;
         found.push((name, outcome));

@@ -86,6 +86,7 @@ async fn pod(state: &State, request: &review::Request) -> (Answer, Outcome) {
     };
     let workers = state.workers.snapshot();
     let profiles = state.profiles.current();
+    let bounds = state.bounds.of(name);
     guarded(Hook::Pods, request, || {
         let context = Context {
             namespace_labels: &namespace.labels,
@@ -94,6 +95,7 @@ async fn pod(state: &State, request: &review::Request) -> (Answer, Outcome) {
             profiles: &profiles,
             namespace: name,
             workers: workers.as_deref(),
+            bounds: Some(&bounds),
         };
         match (state.mutate)(&request.object, &context) {
             Ok(decided) => pod_answer(answer, request, decided),

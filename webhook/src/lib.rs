@@ -6,6 +6,7 @@
 pub mod args;
 pub mod auditor;
 pub mod binding;
+pub mod bounds;
 pub mod certs;
 pub mod engine;
 pub mod explain;

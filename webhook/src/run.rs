@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::{
     args::{Args, Command, ServeArgs},
     auditor::Auditor,
+    bounds,
     certs::{Keeper, Lives},
     engine, explain,
     lease::Candidate,
@@ -64,7 +65,9 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         grace: Duration::from_secs(args.ca_grace_seconds),
     };
     let (keeper, serving) = Keeper::new(secrets, names, lives, readiness.check("certificate"), metrics.clone())?;
-    let state = Arc::new(State::new(node_map, namespace_map, worker_map, in_force, binding, metrics.clone()));
+    let (bound_writers, bounds) = bounds::Mirrors::new();
+    let state = State::new(node_map, namespace_map, worker_map, in_force, binding, metrics.clone());
+    let state = Arc::new(State { bounds, ..state });
     let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state.clone());
     let registrar = Registrar {
         api: Api::all(client.clone()),
@@ -79,6 +82,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let node_check = readiness.check("nodes");
     let namespace_check = readiness.check("namespaces");
     let worker_check = readiness.check("workers");
+    let quota_check = readiness.check("quotas");
+    let limit_check = readiness.check("limit-ranges");
     let profile_check = readiness.check("profiles");
     let server_check = readiness.check("server");
     admin::serve(&args.admin, admin::router(readiness, Arc::new(registry))).await?;
@@ -88,6 +93,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics.clone())));
     tasks.spawn(always(nodes::follow_namespaces(client.clone(), namespace_writer, namespace_check)));
     tasks.spawn(always(workers::follow_workers(client.clone(), worker_writer, worker_check, metrics.clone())));
+    tasks.spawn(always(bounds::follow(client.clone(), bound_writers, quota_check, limit_check)));
     let (candidate, leads) = Candidate::new(Api::namespaced(client.clone(), &args.namespace), identity());
     tasks.spawn(always(candidate.run()));
     let keeper = engine::Keeper {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     args::BindingEngine,
+    bounds,
     metrics::Metrics,
     mirror::Mirror,
     mutate::{self, Context, Malformed, Outcome},
@@ -29,6 +30,8 @@ pub struct State {
     pub namespaces: Mirror<NamespaceView>,
     /// The workers that are there.
     pub workers: Mirror<WorkerView>,
+    /// The quotas and limits of the namespaces.
+    pub bounds: bounds::Mirrors,
     /// The profiles.
     pub profiles: InForce,
     /// Whether Bindings get values here.
@@ -42,7 +45,7 @@ pub struct State {
 }
 
 impl State {
-    /// With the decisions of this version.
+    /// With the decisions of this version, and quotas and limits that are not known.
     pub fn new(
         nodes: Mirror<NodeView>,
         namespaces: Mirror<NamespaceView>,
@@ -52,6 +55,7 @@ impl State {
         metrics: Metrics,
     ) -> Self {
         let (mutate, bind_values) = (mutate::pod as Mutate, plan::bind_values as BindValues);
-        Self { nodes, namespaces, workers, profiles, binding, metrics, mutate, bind_values }
+        let (_, bounds) = bounds::Mirrors::new();
+        Self { nodes, namespaces, workers, bounds, profiles, binding, metrics, mutate, bind_values }
     }
 }

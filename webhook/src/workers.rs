@@ -140,6 +140,7 @@ fn intent(object: &Value) -> Option<PodIntent> {
         profiles: &profiles,
         namespace: "",
         workers: None,
+        bounds: None,
     };
     Some(mutate::read(object, &context).ok()?.ok()?.intent)
 }

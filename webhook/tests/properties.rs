@@ -235,6 +235,7 @@ proptest! {
             profiles,
             namespace: "ns",
             workers: None,
+            bounds: None,
         };
         let Ok(first) = mutate::pod(&pod, &context) else { return Ok(()) };
         let mut patched = pod.clone();

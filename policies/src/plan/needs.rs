@@ -7,8 +7,14 @@ use crate::{
     intent::{ContainerIntent, PodIntent},
     names::{k8s, label},
     profile::{ResourceCount, ResourceFamily, TransportProfile},
+    quantity,
+    room::Room,
     select::NodeView,
 };
+
+const MEBIBYTE: u64 = 1 << 20;
+/// What `/dev/shm` is where nobody says otherwise.
+const SMALLEST: u64 = 64 * MEBIBYTE;
 
 pub(super) fn privileges(profile: &TransportProfile, intent: &PodIntent, nodes: &[&NodeView], plan: &mut Plan) {
     for capability in &profile.spec.needs.capabilities {
@@ -42,14 +48,39 @@ pub(super) fn memory(profile: &TransportProfile, intent: &PodIntent, plan: &mut 
     match profile.spec.needs.shared_memory.get(&engine) {
         Some(_) if intent.has_shm => plan.reasons.push("/dev/shm left alone: the pod mounts it itself".into()),
         Some(size) => {
-            plan.reasons.push(format!("/dev/shm of {} for {}", size.value, engine.title()));
-            plan.shared_memory = Some(size.value.clone());
+            let size = match capped(&size.value, intent) {
+                Some((cap, limit)) => {
+                    plan.warnings.push(format!("railbind: /dev/shm of {cap}, not {}: its pages count as the container's memory, which is limited to {limit}; {} may need more", size.value, engine.title()));
+                    cap
+                }
+                None => size.value.clone(),
+            };
+            plan.reasons.push(format!("/dev/shm of {size} for {}", engine.title()));
+            plan.shared_memory = Some(size);
         }
         None => plan.reasons.push(format!("/dev/shm left alone: the profile names no size for {}", engine.title())),
     }
 }
 
-pub(super) fn resources(profile: &TransportProfile, nodes: &[&NodeView], container: &ContainerIntent, plan: &mut Plan) {
+/// The size that is left of `size` within the memory limits, and the limit, where that is less.
+///
+/// A page of a memory volume counts as memory of the container that touches it first: a volume as large as the limit lets an engine
+/// write itself to death. So it gets half of the limit, and never less than the 64Mi that every container has without us. Of several
+/// containers the largest limit counts: the volume is theirs together, and the largest one is the engine.
+fn capped(size: &str, intent: &PodIntent) -> Option<(String, String)> {
+    let limits: Option<Vec<u64>> = intent.containers.iter().map(|container| container.memory).collect();
+    let limit = limits?.into_iter().max()?;
+    let whole = (limit / 2).max(SMALLEST) / MEBIBYTE * MEBIBYTE;
+    (whole < quantity::floor(size)?).then(|| (quantity::bytes(whole), quantity::bytes(limit)))
+}
+
+pub(super) fn resources(
+    profile: &TransportProfile,
+    nodes: &[&NodeView],
+    container: &ContainerIntent,
+    room: &mut Room,
+    plan: &mut Plan,
+) {
     let Some(need) = &profile.spec.needs.resource else {
         return;
     };
@@ -63,6 +94,10 @@ pub(super) fn resources(profile: &TransportProfile, nodes: &[&NodeView], contain
         return;
     }
     let Some(name) = offered(need.family, nodes) else {
+        if container.by_claim {
+            plan.reasons.push(format!("{}: devices by claim, and no NICs by device plugin", container.name));
+            return;
+        }
         plan.warnings.push(format!("railbind: no {} resource on the nodes of profile {}: is the device plugin installed? Without it the pod sees no NIC", match need.family { ResourceFamily::Rdma => "RDMA", ResourceFamily::Efa => k8s::EFA_RESOURCE }, profile.metadata.name));
         return;
     };
@@ -72,14 +107,30 @@ pub(super) fn resources(profile: &TransportProfile, nodes: &[&NodeView], contain
         ResourceCount::NodeRatio => nodes
             .iter()
             .filter(|node| node.gpus() > 0)
-            .map(|node| node.count(&name) * container.gpus / node.gpus())
+            .map(|node| node.count(&name).saturating_mul(container.gpus) / node.gpus())
             .filter(|count| *count > 0)
             .min()
             .unwrap_or(1),
     };
-    let count = wanted.min(ceiling);
+    let fits = wanted.min(ceiling);
+    let (count, bound) = room.take(&name, fits);
+    if let Some(bound) = bound {
+        let (main, given) = (&container.name, if count == 0 { "none".into() } else { count.to_string() });
+        plan.reasons.push(format!("{main}: {name}: {given} of {fits}, all that {bound} leaves room for"));
+        plan.warnings.push(format!(
+            "railbind: {bound} leaves room for {given} of {fits} {name} in container {main}{}: raise it",
+            if count == 0 { ", which sees no NIC without it" } else { "" }
+        ));
+        if count > 0 {
+            plan.resources.insert(container.name.clone(), (name, count));
+        }
+        return;
+    }
     plan.reasons.push(match (need.count, count < wanted) {
         (_, true) => format!("{}: {name}: {count}, all that a node gives, for {} GPUs", container.name, container.gpus),
+        (ResourceCount::Gpus | ResourceCount::NodeRatio, false) if container.by_claim => {
+            format!("{}: {name}: {count}; GPUs by claim count as one", container.name)
+        }
         (ResourceCount::Gpus, false) => {
             format!("{}: {name}: {count}, one for each GPU", container.name)
         }

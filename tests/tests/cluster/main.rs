@@ -13,6 +13,7 @@ mod group;
 mod guard;
 mod label;
 mod profile;
+mod quota;
 mod rolling;
 mod smoke;
 mod stage;

@@ -22,7 +22,10 @@ mod security;
 use builder::Builder;
 pub(crate) use read::{Reading, read};
 
-use crate::workers::{self, Workers};
+use crate::{
+    bounds::Bounds,
+    workers::{self, Workers},
+};
 
 /// What a decision needs beside the pod.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +42,8 @@ pub struct Context<'a> {
     pub namespace: &'a str,
     /// The workers that are there, if they are known.
     pub workers: Option<&'a Workers>,
+    /// The namespace's quotas and limits, if they are known.
+    pub bounds: Option<&'a Bounds>,
 }
 
 /// What was decided.

@@ -7,6 +7,8 @@ use policies::{
     lint::Conflicts,
     names::annotation,
     profile::ResourceFamily,
+    quantity,
+    room::Charged,
     select::is_gpu,
     workers,
 };
@@ -48,11 +50,13 @@ pub(crate) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
             .iter()
             .map(|container| ContainerIntent {
                 name: container.name.into(),
-                gpus: container.gpus(),
+                gpus: if container.by_claim() { 1 } else { container.gpus() },
+                by_claim: container.by_claim(),
                 env: environment(container.raw),
                 resources: container.resources.clone(),
                 non_root: non_root(&container.raw["securityContext"]).or(pod_non_root).unwrap_or(false),
                 words: container.words.iter().map(|&word| word.to_owned()).collect(),
+                memory: memory(container.raw).into_iter().chain(memory(spec)).min(),
             })
             .collect(),
         node_selector: strings(&spec["nodeSelector"]),
@@ -95,6 +99,7 @@ pub(crate) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
             .any(|annotations| annotations.get(annotation::NO_RDMA).is_some_and(|value| value == "deny")),
         group: workers::group(&labels),
         role: workers::role_of(&labels),
+        room: context.bounds.map(|bounds| bounds.room(&charged(spec, &containers))).unwrap_or_default(),
         siblings: Vec::new(),
     };
     let targets = taking_part
@@ -147,12 +152,17 @@ struct Container<'a> {
 
 impl Container<'_> {
     fn gpus(&self) -> u64 {
-        self.resources.iter().filter(|(name, _)| is_gpu(name)).map(|(_, count)| count).sum()
+        // A hostile pod asks for more than there are numbers.
+        self.resources.iter().filter(|(name, _)| is_gpu(name)).fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// Requests a GPU, by extended resource or by claim.
     fn takes_part(&self) -> bool {
-        self.gpus() > 0 || self.raw["resources"]["claims"].as_array().is_some_and(|claims| !claims.is_empty())
+        self.gpus() > 0 || self.by_claim()
+    }
+
+    fn by_claim(&self) -> bool {
+        self.gpus() == 0 && self.raw["resources"]["claims"].as_array().is_some_and(|claims| !claims.is_empty())
     }
 }
 
@@ -200,6 +210,48 @@ fn extended(container: &Value) -> BTreeMap<String, u64> {
         }
     }
     found
+}
+
+/// Bytes of memory that a container, or a pod, may have.
+fn memory(limited: &Value) -> Option<u64> {
+    match &limited["resources"]["limits"]["memory"] {
+        Value::String(text) => quantity::floor(text),
+        number => number.as_u64(),
+    }
+}
+
+/// What quotas look at.
+fn charged(spec: &Value, side_by_side: &[Container<'_>]) -> Charged {
+    let mut requests = BTreeMap::new();
+    for (name, count) in side_by_side.iter().flat_map(|container| &container.resources) {
+        let sum: &mut u64 = requests.entry(name.clone()).or_default();
+        *sum = sum.saturating_add(*count);
+    }
+    let lists = ["containers", "initContainers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
+    let computes = |part: &Value| {
+        let amounts =
+            ["requests", "limits"].into_iter().flat_map(|kind| ["cpu", "memory"].map(|name| &part[kind][name]));
+        amounts.into_iter().any(|amount| match amount {
+            Value::String(text) => !text.trim_matches(|c: char| !matches!(c, '1'..='9')).is_empty(),
+            amount => amount.as_f64().is_some_and(|amount| amount > 0.0),
+        })
+    };
+    let affinity = &spec["affinity"];
+    let terms = ["podAffinity", "podAntiAffinity"].into_iter().flat_map(|kind| {
+        let lists =
+            ["requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"];
+        lists.into_iter().filter_map(move |list| affinity[kind][list].as_array()).flatten()
+    });
+    let elsewhere = |term: &Value| {
+        term["namespaces"].as_array().is_some_and(|names| !names.is_empty()) || term["namespaceSelector"].is_object()
+    };
+    Charged {
+        terminating: spec["activeDeadlineSeconds"].as_i64().is_some_and(|seconds| seconds >= 0),
+        best_effort: !lists.chain([spec]).any(|part| computes(&part["resources"])),
+        priority_class: spec["priorityClassName"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
+        crosses_namespaces: terms.into_iter().any(|term| elsewhere(term) || elsewhere(&term["podAffinityTerm"])),
+        requests,
+    }
 }
 
 fn environment(container: &Value) -> BTreeMap<String, Option<String>> {
