@@ -1,6 +1,7 @@
 //! The binding engine `policy`: a MutatingAdmissionPolicy inside the API server, whose parameters (node → values) the leader
 //! keeps true. No webhook is in the scheduler's way.
 
+mod choice;
 mod shards;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ use policies::{names::WEBHOOK_MANAGER, plan::bind_values, profile::Profiles, sel
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub use choice::{Choice, Chooser, Chosen, fixed, follow};
 pub use shards::{Shard, policy, shards, variables};
 
 use crate::{
@@ -41,7 +43,7 @@ pub struct Keeper {
     /// Our own namespace: left alone.
     pub namespace: String,
     /// The engine in use; with another one than `policy` the policy is taken away.
-    pub engine: BindingEngine,
+    pub engine: Chosen,
     /// The nodes.
     pub nodes: Mirror<NodeView>,
     /// The profiles.
@@ -65,7 +67,15 @@ impl Keeper {
                 }
                 continue;
             }
-            let wait = match self.round(&mut written).await {
+            let chosen = *self.engine.borrow_and_update();
+            // While nobody knows which engine is in use, nothing is taken away.
+            let Some(Choice { engine, .. }) = chosen else {
+                if self.engine.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let wait = match self.round(engine, &mut written).await {
                 Ok(()) => {
                     backoff.reset();
                     CHECK_EVERY
@@ -81,13 +91,16 @@ impl Keeper {
                 () = self.nodes.changed() => tokio::time::sleep(SETTLE).await,
                 () = self.profiles.changed() => {}
                 _ = self.leads.changed() => {}
+                Ok(()) = self.engine.changed() => {}
             }
         }
     }
 
     /// Writes what differs from what was written last; everything, where nothing was.
-    async fn round(&self, written: &mut Option<(Vec<Shard>, Value)>) -> Result<(), ApiError> {
-        if self.engine != BindingEngine::Policy {
+    async fn round(&self, engine: BindingEngine, written: &mut Option<(Vec<Shard>, Value)>) -> Result<(), ApiError> {
+        if engine != BindingEngine::Policy {
+            *written = None;
+            self.metrics.binding_shards(0);
             return self.remove().await;
         }
         let Some(nodes) = self.nodes.snapshot() else { return Ok(()) };
@@ -173,50 +186,4 @@ fn values<'a>(
     nodes: &'a [Arc<NodeView>],
 ) -> impl Iterator<Item = (&'a str, std::collections::BTreeMap<String, String>)> {
     nodes.iter().map(|node| (node.name.as_str(), bind_values(profiles, node)))
-}
-
-/// What `auto` means on this API server: the policy from Kubernetes 1.36 on, where it is on by default, if its parameters' kind is there.
-pub async fn choose(client: &Client, asked: BindingEngine) -> BindingEngine {
-    if asked != BindingEngine::Auto {
-        return asked;
-    }
-    let engine = match call(client.apiserver_version()).await {
-        Ok(version) if is_new(&version.major, &version.minor) => {
-            // Without its parameters' kind (an older installation's manifests) there is no policy.
-            match call(objects(client, "BindingValues").list(&ListParams::default().limit(1))).await {
-                Ok(_) => BindingEngine::Policy,
-                Err(error) => {
-                    tracing::warn!(%error, "no BindingValues: bindings by webhook");
-                    BindingEngine::Webhook
-                }
-            }
-        }
-        Ok(_) => BindingEngine::Webhook,
-        Err(error) => {
-            tracing::warn!(%error, "the API server does not say its version: bindings by webhook");
-            BindingEngine::Webhook
-        }
-    };
-    tracing::info!(?engine, "binding engine");
-    engine
-}
-
-/// Providers write `36+`.
-fn is_new(major: &str, minor: &str) -> bool {
-    let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or_default();
-    (number(major), number(minor)) >= (1, 36)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_new;
-
-    #[test]
-    fn versions() {
-        for (major, minor, new) in
-            [("1", "36", true), ("1", "36+", true), ("1", "35", false), ("2", "0", true), ("", "x", false)]
-        {
-            assert_eq!(is_new(major, minor), new, "{major}.{minor}");
-        }
-    }
 }

@@ -16,7 +16,6 @@ use json_patch::Patch;
 use tokio::time::timeout_at;
 
 use crate::{
-    args::BindingEngine,
     binding,
     metrics::{Hook, Outcome},
     mutate::{self, Context},
@@ -152,7 +151,9 @@ fn pod_name(request: &review::Request) -> Option<&str> {
 fn bind(state: &State, request: &review::Request) -> (Answer, Outcome) {
     let answer = Answer::allow(&request.uid);
     let ours = is_creation(request, "Binding", &[("pods", "binding"), ("bindings", "")]);
-    let (true, BindingEngine::Webhook, Some(node)) = (ours, state.binding, binding::target(&request.object)) else {
+    // Called while nobody knows which engine is in use, as by an earlier registration: both write the same.
+    let here = state.binding.borrow().is_none_or(|choice| choice.hook);
+    let (true, true, Some(node)) = (ours, here, binding::target(&request.object)) else {
         return (answer, Outcome::Skipped);
     };
     let Some(nodes) = state.nodes.snapshot() else {

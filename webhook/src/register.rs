@@ -17,7 +17,9 @@ pub(crate) use config::scope;
 pub use config::{Place, Wanted, configuration};
 
 use crate::{
+    args::BindingEngine,
     certs::Serving,
+    engine::{Choice, Chosen},
     metrics::Metrics,
     retry::{ApiError, Backoff, call},
 };
@@ -32,6 +34,8 @@ pub struct Registrar {
     pub api: Api<MutatingWebhookConfiguration>,
     /// What.
     pub wanted: Wanted,
+    /// Which engine binds: whether we are called for Bindings.
+    pub engine: Chosen,
     /// Whom the API server is to trust.
     pub serving: Serving,
     /// How often the configuration is looked at: someone may delete it or change it.
@@ -65,6 +69,8 @@ impl Registrar {
         let mut registered = false;
         let mut backoff = Backoff::default();
         while let Some(bundle) = self.serving.trusted().await {
+            let Some(choice) = self.chosen().await else { return };
+            self.wanted.binding = if choice.hook { BindingEngine::Webhook } else { BindingEngine::Off };
             let wait = match ensure(&self.api, &configuration(&self.wanted, &bundle)).await {
                 Ok(done) => {
                     if done == Done::Written {
@@ -91,8 +97,18 @@ impl Registrar {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.serving.changed() => {}
+                Ok(()) = self.engine.changed() => {}
             }
         }
+    }
+
+    /// The engine in use, once that is known: to register for Bindings what a policy does already would put us into the
+    /// scheduler's way for nothing.
+    async fn chosen(&mut self) -> Option<Choice> {
+        if self.engine.borrow().is_none() {
+            self.check.not_ready("waits for the API server to say its version");
+        }
+        *self.engine.wait_for(Option::is_some).await.ok()?
     }
 }
 

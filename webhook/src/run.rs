@@ -11,7 +11,7 @@ use daemon::{Readiness, Shutdown, admin};
 use kube::{Api, Client};
 use policies::profile::Profiles;
 use prometheus_client::registry::Registry;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     args::{Args, Command, ServeArgs},
@@ -52,7 +52,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let embedded = Profiles::embedded().context("embedded profiles")?;
     let (profile_writer, in_force) = InForce::new(embedded.clone());
     let client = client().await?;
-    let binding = engine::choose(&client, args.binding_engine).await;
+    let (engine_sender, chosen) = watch::channel(None);
 
     let (node_writer, node_map) = Mirror::new();
     let (namespace_writer, namespace_map) = Mirror::new();
@@ -66,12 +66,18 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let (keeper, serving) = Keeper::new(secrets, names, lives, readiness.check("certificate"), metrics.clone())?;
     let (bound_writers, bounds) = bounds::Mirrors::new();
-    let state = State::new(node_map, namespace_map, worker_map, in_force, binding, metrics.clone());
-    let state = Arc::new(State { bounds, ..state });
+    let state = State::new(node_map, namespace_map, worker_map, in_force, args.binding_engine, metrics.clone());
+    let state = Arc::new(State { bounds, binding: chosen.clone(), ..state });
     let server = Server::new(Config::new(args.listen, Duration::from_secs(args.drain_seconds)), state.clone());
     let registrar = Registrar {
         api: Api::all(client.clone()),
-        wanted: Wanted { name: args.config_name, place, namespace: args.namespace.clone(), binding },
+        wanted: Wanted {
+            name: args.config_name,
+            place,
+            namespace: args.namespace.clone(),
+            binding: args.binding_engine,
+        },
+        engine: chosen.clone(),
         serving: serving.clone(),
         every: lives.check_every(register::CHECK_EVERY),
         check: readiness.check("registration"),
@@ -90,6 +96,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run());
+    tasks.spawn(always(engine::follow(client.clone(), args.binding_engine, engine_sender)));
     tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics.clone())));
     tasks.spawn(always(nodes::follow_namespaces(client.clone(), namespace_writer, namespace_check)));
     tasks.spawn(always(workers::follow_workers(client.clone(), worker_writer, worker_check, metrics.clone())));
@@ -99,7 +106,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let keeper = engine::Keeper {
         client: client.clone(),
         namespace: args.namespace,
-        engine: binding,
+        engine: chosen,
         nodes: state.nodes.clone(),
         profiles: state.profiles.clone(),
         leads: leads.clone(),

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     args::BindingEngine,
     bounds,
+    engine::{self, Chosen},
     metrics::Metrics,
     mirror::Mirror,
     mutate::{self, Context, Malformed, Outcome},
@@ -35,7 +36,7 @@ pub struct State {
     /// The profiles.
     pub profiles: InForce,
     /// Whether Bindings get values here.
-    pub binding: BindingEngine,
+    pub binding: Chosen,
     /// What is counted.
     pub metrics: Metrics,
     /// The decision about a pod, [`mutate::pod`]; a field so that tests can put trouble in its place.
@@ -55,6 +56,7 @@ impl State {
         metrics: Metrics,
     ) -> Self {
         let (mutate, bind_values) = (mutate::pod as Mutate, plan::bind_values as BindValues);
+        let binding = engine::fixed(binding);
         let (_, bounds) = bounds::Mirrors::new();
         Self { nodes, namespaces, workers, bounds, profiles, binding, metrics, mutate, bind_values }
     }

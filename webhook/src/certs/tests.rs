@@ -204,6 +204,7 @@ fn registrar(server: &ApiServer, serving: &Serving, lives: Lives) -> Registrar {
             namespace: "railbind".into(),
             binding: BindingEngine::Off,
         },
+        engine: crate::engine::fixed(BindingEngine::Off),
         serving: serving.clone(),
         every: lives.check_every(Duration::from_secs(30)),
         check: Readiness::default().check("registration"),

@@ -294,7 +294,7 @@ async fn other_bindings_pass() {
     for target in [json!({"kind": "Node", "name": "node-z"}), json!({"kind": "Pod", "name": "node-a"}), Value::Null] {
         assert_eq!(hooks.answer(BINDINGS, &binding_review(&target)).await, bare, "{target}");
     }
-    let off = Hooks::new(State { binding: BindingEngine::Off, ..state(panics) });
+    let off = Hooks::new(State { binding: crate::engine::fixed(BindingEngine::Off), ..state(panics) });
     let target = json!({"kind": "Node", "name": "node-a"});
     assert_eq!(off.answer(BINDINGS, &binding_review(&target)).await, bare);
     assert_eq!(
