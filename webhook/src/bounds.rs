@@ -56,8 +56,10 @@ pub struct Writers {
 /// Those of one namespace.
 #[derive(Debug, Clone, Default)]
 pub struct Bounds {
-    quotas: Vec<Arc<QuotaView>>,
-    limits: Vec<Arc<LimitView>>,
+    /// Its quotas.
+    pub quotas: Vec<Arc<QuotaView>>,
+    /// Its limits.
+    pub limits: Vec<Arc<LimitView>>,
 }
 
 impl Bounds {
@@ -72,6 +74,15 @@ impl Mirrors {
     pub fn new() -> (Writers, Self) {
         let ((quota_writer, quotas), (limit_writer, limits)) = (Mirror::new(), Mirror::new());
         (Writers { quotas: quota_writer, limits: limit_writer }, Self { quotas, limits })
+    }
+
+    /// Mirrors of these for ever, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_quotas(quotas: impl IntoIterator<Item = QuotaView>) -> Self {
+        let (mut writers, mirrors) = Self::new();
+        let listed = quotas.into_iter().map(Event::InitApply);
+        writers.quotas.apply([Event::Init].into_iter().chain(listed).chain([Event::InitDone]), |view| view);
+        mirrors
     }
 
     /// Those of a namespace.

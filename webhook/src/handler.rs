@@ -57,7 +57,7 @@ async fn answer(state: &State, hook: Hook, request: Request, started: Instant) -
         }
     };
     let (answer, outcome) = match hook {
-        Hook::Pods => pod(state, &request).await,
+        Hook::Pods => pod(state, &request, deadline).await,
         Hook::Bindings => bind(state, &request),
     };
     match answer.to_json() {
@@ -71,7 +71,7 @@ fn refuse(status: StatusCode, why: &str) -> Response {
     (status, format!("railbind-webhook: {why}\n")).into_response()
 }
 
-async fn pod(state: &State, request: &review::Request) -> (Answer, Outcome) {
+async fn pod(state: &State, request: &review::Request, deadline: Instant) -> (Answer, Outcome) {
     let answer = Answer::allow(&request.uid);
     if !is_creation(request, "Pod", &[("pods", "")]) {
         return (answer, Outcome::Skipped);
@@ -80,7 +80,9 @@ async fn pod(state: &State, request: &review::Request) -> (Answer, Outcome) {
     let Some(nodes) = state.nodes.snapshot() else {
         return not_ready(answer, "the cluster's nodes are not known yet");
     };
-    let Some(namespace) = state.namespaces.find(name, PATIENCE).await else {
+    // An answer that comes too late is none.
+    let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+    let Some(namespace) = state.namespaces.find(name, patience).await else {
         return not_ready(answer, "its namespace is not known yet");
     };
     let workers = state.workers.snapshot();

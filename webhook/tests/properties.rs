@@ -2,14 +2,20 @@
 //! for byte, and only pointers of the allow-list are touched.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, LazyLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use policies::{profile::Profiles, select::NodeView};
+use policies::{profile::Profiles, room::QuotaView, select::NodeView};
 use proptest::{collection, option, prelude::*, sample};
 use serde_json::{Map, Value, json};
-use webhook::mutate::{self, Context};
+use webhook::{
+    bounds::Bounds,
+    mutate::{self, Context},
+};
 
 fn nodes() -> Vec<Arc<NodeView>> {
     let node = |name: &str, labels: &[(&str, &str)], allocatable: &[(&str, &str)]| {
@@ -87,6 +93,7 @@ fn container() -> BoxedStrategy<Value> {
             ("nvidia.com/gpu", maybe(one_of(vec![json!("1"), json!(2), json!("8")]))),
             ("rdma/ib", maybe(one_of(vec![json!("1")]))),
             ("cpu", maybe(one_of(vec![json!("500m")]))),
+            ("memory", maybe(one_of(vec![json!("8Gi"), json!("1"), json!(1_u64 << 40), json!("many")]))),
         ])
     };
     let variable = one_of(vec![
@@ -105,7 +112,14 @@ fn container() -> BoxedStrategy<Value> {
         ("image", maybe(one_of(vec![json!("vllm/vllm-openai"), json!("trtllm"), json!("busybox")]))),
         ("args", maybe(one_of(vec![json!(["--disaggregation-mode", "prefill"]), json!([])]))),
         ("env", maybe(collection::vec(variable, 0..3).prop_map(Value::from))),
-        ("resources", maybe(object(vec![("limits", maybe(quantities())), ("requests", maybe(quantities()))]))),
+        (
+            "resources",
+            maybe(object(vec![
+                ("limits", maybe(quantities())),
+                ("requests", maybe(quantities())),
+                ("claims", maybe(one_of(vec![json!([{"name": "gpus"}]), json!([])]))),
+            ])),
+        ),
         (
             "securityContext",
             maybe(object(vec![
@@ -125,10 +139,26 @@ fn container() -> BoxedStrategy<Value> {
     ])
 }
 
+/// Any pod, half of them surely workers, and half of those with an owner who wants broken settings replaced.
 fn pod() -> BoxedStrategy<Value> {
+    (any_pod(), any::<bool>(), any::<bool>())
+        .prop_map(|(mut pod, worker, replaces)| {
+            if worker {
+                pod["metadata"]["labels"]["llm-d.ai/role"] = json!("decode");
+                pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = json!("1");
+            }
+            if worker && replaces {
+                pod["metadata"]["annotations"]["railbind.dev/conflicts"] = json!("override");
+            }
+            pod
+        })
+        .boxed()
+}
+
+fn any_pod() -> BoxedStrategy<Value> {
     let annotations = object(vec![
         ("railbind.dev/placement", maybe(one_of(vec![json!("preferred"), json!("none"), json!("?")]))),
-        ("railbind.dev/conflicts", maybe(one_of(vec![json!("warn"), json!("deny")]))),
+        ("railbind.dev/conflicts", maybe(one_of(vec![json!("warn"), json!("override"), json!("deny")]))),
         ("railbind.dev/no-rdma", maybe(one_of(vec![json!("deny")]))),
         ("railbind.dev/profile-set", maybe(one_of(vec![json!("nixl"), json!("?")]))),
         ("railbind.dev/containers", maybe(one_of(vec![json!("main,side")]))),
@@ -175,21 +205,26 @@ fn pod() -> BoxedStrategy<Value> {
     ])
 }
 
-/// Everything that `before` says, `after` says too, at the same place and in the same bytes. Only nulls may have been filled.
-fn survives(path: &str, before: &Value, after: &Value) -> Result<(), TestCaseError> {
+/// Everything that `before` says, `after` says too, at the same place and in the same bytes. Only nulls may have been filled, and
+/// values given to variables that are `replaced`: those keep their names.
+fn survives(path: &str, before: &Value, after: &Value, replaced: &BTreeSet<String>) -> Result<(), TestCaseError> {
     match (before, after) {
+        (before, after) if replaced.contains(path) => {
+            prop_assert_eq!(&before["name"], &after["name"], "{}", path);
+            prop_assert!(after["value"].is_string() && after["valueFrom"].is_null(), "{}: {}", path, after);
+        }
         (Value::Object(before), Value::Object(after)) => {
             for (key, value) in before {
                 let Some(now) = after.get(key) else {
                     return Err(TestCaseError::fail(format!("{path}/{key} is gone")));
                 };
-                survives(&format!("{path}/{key}"), value, now)?;
+                survives(&format!("{path}/{key}"), value, now, replaced)?;
             }
         }
         (Value::Array(before), Value::Array(after)) => {
             prop_assert!(before.len() <= after.len(), "{path} lost elements");
             for (index, (value, now)) in before.iter().zip(after).enumerate() {
-                survives(&format!("{path}/{index}"), value, now)?;
+                survives(&format!("{path}/{index}"), value, now, replaced)?;
             }
         }
         (Value::Null, _) => {}
@@ -216,11 +251,17 @@ fn allowed(pointer: &str) -> bool {
 
 static PROFILES: LazyLock<Profiles> = LazyLock::new(|| Profiles::embedded().expect("the shipped profiles"));
 
+/// How many variables were given another value: a law that is never put to the test is none.
+static REPLACED: AtomicUsize = AtomicUsize::new(0);
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
-    #[test]
-    fn laws(pod in pod(), enforce in option::of(sample::select(vec!["baseline", "privileged"]))) {
+    fn laws(
+        pod in pod(),
+        enforce in option::of(sample::select(vec!["baseline", "privileged"])),
+        left in option::of(0_u64..4),
+    ) {
         let nodes = nodes();
         let profiles = &*PROFILES;
         let labels: BTreeMap<String, String> = enforce
@@ -228,6 +269,8 @@ proptest! {
             .into_iter()
             .collect();
         let annotations = BTreeMap::new();
+        let quota = |left| QuotaView { key: "ns/q".into(), left: [("rdma/ib".to_owned(), left)].into(), ..QuotaView::default() };
+        let bounds = Bounds { quotas: left.into_iter().map(|left| Arc::new(quota(left))).collect(), limits: Vec::new() };
         let context = Context {
             namespace_labels: &labels,
             namespace_annotations: &annotations,
@@ -235,17 +278,36 @@ proptest! {
             profiles,
             namespace: "ns",
             workers: None,
-            bounds: None,
+            bounds: Some(&bounds),
         };
         let Ok(first) = mutate::pod(&pod, &context) else { return Ok(()) };
         let mut patched = pod.clone();
         json_patch::patch(&mut patched, &first.patch).expect("the patch applies");
-        survives("", &pod, &patched)?;
+        let mut replaced = BTreeSet::new();
         for operation in first.patch.iter() {
             let operation = json!(operation);
-            prop_assert_eq!(&operation["op"], "add");
             let path = operation["path"].as_str().expect("a path");
             prop_assert!(allowed(path), "{}", path);
+            if operation["op"] == "replace" {
+                // Only where its owner asked for that, and only one whole variable.
+                prop_assert_eq!(&pod["metadata"]["annotations"]["railbind.dev/conflicts"], "override");
+                let parts: Vec<&str> = path.split('/').collect();
+                prop_assert!(matches!(parts.as_slice(), ["", "spec", _, _, "env", _]), "{}", path);
+                replaced.insert(path.to_owned());
+            } else {
+                prop_assert_eq!(&operation["op"], "add");
+            }
+        }
+        survives("", &pod, &patched, &replaced)?;
+        REPLACED.fetch_add(replaced.len(), Ordering::Relaxed);
+        // Never more than the namespace leaves room for, unless the pod asks for it itself.
+        let lists = |pod: &Value| ["containers", "initContainers"].map(|list| pod["spec"][list].as_array().cloned().unwrap_or_default()).concat();
+        let names: BTreeSet<String> = lists(&pod).iter().map(|container| container["name"].to_string()).collect();
+        // Two of one name the API server refuses anyway, and a plan goes by name.
+        if let Some(left) = left.filter(|_| names.len() == lists(&pod).len()) {
+            let count = |container: &Value| container["resources"]["limits"]["rdma/ib"].as_str()?.parse::<u64>().ok();
+            let rdma = |pod: &Value| lists(pod).iter().filter_map(count).sum::<u64>();
+            prop_assert!(rdma(&patched) <= left.max(rdma(&pod)), "{} of {}", rdma(&patched), left);
         }
         // Every reference to one of our annotations finds it: a missing one would be an empty variable.
         for list in ["containers", "initContainers"] {
@@ -261,4 +323,10 @@ proptest! {
         let second = mutate::pod(&patched, &context).expect("a patched pod is well-formed");
         prop_assert!(second.patch.is_empty(), "second patch: {}", json!(second.patch));
     }
+}
+
+#[test]
+fn the_laws_hold_and_are_put_to_the_test() {
+    laws();
+    assert!(REPLACED.load(Ordering::Relaxed) > 20, "{REPLACED:?} variables replaced in all those pods");
 }

@@ -20,7 +20,11 @@ use daemon::{Readiness, Shutdown};
 use futures::{StreamExt as _, stream};
 use json_patch::Patch;
 use kube::runtime::watcher::Event;
-use policies::{profile::Profiles, select::NodeView};
+use policies::{
+    profile::Profiles,
+    room::{Charged, QuotaView},
+    select::NodeView,
+};
 use prometheus_client::registry::Registry;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -33,6 +37,7 @@ use tower::ServiceExt as _;
 use super::{BINDINGS, Config, PODS, Server};
 use crate::{
     args::BindingEngine,
+    bounds,
     certs::Authority,
     metrics::{Hook, Metrics, Outcome},
     mirror::{Mirror, Named},
@@ -375,6 +380,42 @@ async fn a_body_that_does_not_come_is_not_waited_for_longer_than_the_api_server_
 }
 
 #[tokio::test]
+async fn a_namespace_is_not_waited_for_longer_than_the_api_server_waits() {
+    // With a writer that lives: without one nothing is waited for at all.
+    let (mut writer, namespaces) = Mirror::new();
+    writer.apply([Event::Init, Event::InitDone], |namespace: NamespaceView| namespace);
+    let hooks = Hooks::new(State { namespaces, ..state(marks) });
+    let took = async |path: &str| {
+        let started = Instant::now();
+        let response = hooks.answer(path, &pod_review()).await;
+        assert!(response["warnings"][0].as_str().unwrap().contains("its namespace is not known yet"), "{response}");
+        started.elapsed()
+    };
+    assert!(took("/mutate/pods?timeout=10ms").await < Duration::from_millis(240));
+    assert!(took("/mutate/pods?timeout=3s").await >= Duration::from_millis(250));
+}
+
+#[tokio::test]
+async fn quotas_of_the_pods_own_namespace_bound_it() {
+    fn room(_: &Value, context: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
+        let (given, by) = context.bounds.unwrap().room(&Charged::default()).take("rdma/ib", 8);
+        let reasons = vec![format!("{given} by {by:?}")];
+        Ok(mutate::Outcome { managed: true, reasons, ..mutate::Outcome::default() })
+    }
+    for (quota, reason) in
+        [("ns/q", "3 by Some(\"ResourceQuota q\")"), ("other/q", "8 by None"), ("ns2/q", "8 by None")]
+    {
+        let bounds = bounds::Mirrors::of_quotas([QuotaView {
+            key: quota.into(),
+            left: [("rdma/ib".into(), 3)].into(),
+            ..QuotaView::default()
+        }]);
+        let response = Hooks::new(State { bounds, ..state(room) }).answer(PODS, &pod_review()).await;
+        assert_eq!(response["auditAnnotations"]["reasons"], reason);
+    }
+}
+
+#[tokio::test]
 async fn other_methods_and_paths() {
     let hooks = Hooks::new(state(marks));
     let get = Request::get(PODS).body(Body::empty()).unwrap();
@@ -385,7 +426,7 @@ async fn other_methods_and_paths() {
 #[test]
 fn idle_connections_outlive_the_api_servers_patience() {
     let config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), Duration::ZERO);
-    assert!(config.idle >= Duration::from_secs(100), "the API server drops idle ones after 90 s");
+    assert!(config.idle >= Duration::from_mins(2), "the API server drops idle ones after 90 s");
 }
 
 /// A connection that was opened and never used is what the API server's pool holds in reserve: it lives exactly as long.
