@@ -75,6 +75,10 @@ pub mod annotation {
     pub const ROCE_SUBNETS: &str = "railbind.dev/roce-subnets";
     /// On a pod, by the user: UCX version of its image (`1.15`), for variables that later versions removed.
     pub const UCX_VERSION: &str = "railbind.dev/ucx-version";
+    /// On a Node, by a person or `kubectl railbind selftest`: any new value (a time, say) asks its agent for a self-test now.
+    pub const SELFTEST_REQUESTED: &str = "railbind.dev/selftest-requested";
+    /// On a Node, by the agent: the profile set that was the fastest in the self-test; what `profile-set: auto` takes.
+    pub const FASTEST_SET: &str = "railbind.dev/fastest-set";
     /// On a pod, by the webhook: what was decided and why, compact JSON.
     pub const DECISION: &str = "railbind.dev/decision";
     /// Prefix of the annotations that carry late-bound variables: `env.railbind.dev/NAME`.
@@ -83,6 +87,59 @@ pub mod annotation {
     pub const NICS: &str = "railbind.dev/nics";
     /// On a mirror pod, by the kubelet: the pod cannot be changed.
     pub const MIRROR: &str = "kubernetes.io/config.mirror";
+}
+
+/// Taint that the agent puts on its Node while the self-test fails, where it is told to; without a value, `NoSchedule`.
+pub const SELFTEST_TAINT: &str = "railbind.dev/selftest-failed";
+
+/// Reasons of the self-test's Events on the Node.
+pub mod event {
+    /// The verdict became `failed`, or `slow`.
+    pub const SELFTEST_FAILED: &str = "SelfTestFailed";
+    /// The verdict became `passed`.
+    pub const SELFTEST_PASSED: &str = "SelfTestPassed";
+}
+
+/// Stable codes of what a self-test found: of one transfer, and of a node.
+pub mod selftest {
+    /// As fast as it should be, over the path it should take.
+    pub const AS_EXPECTED: &str = "AsExpected";
+    /// Bytes differ.
+    pub const CORRUPT: &str = "Corrupt";
+    /// TCP or shared memory carried the data where the fabric is RDMA.
+    pub const FALLBACK: &str = "FabricFallback";
+    /// Another transport carried the data than the profile promises.
+    pub const WRONG_TRANSPORT: &str = "WrongTransport";
+    /// Nothing says which transport carried the data.
+    pub const PATH_UNKNOWN: &str = "PathUnknown";
+    /// The ports' counters did not move by what was transferred.
+    pub const PATH_CONTRADICTED: &str = "PathContradicted";
+    /// The bytes were not checked.
+    pub const UNCHECKED: &str = "IntegrityUnchecked";
+    /// Nothing was measured.
+    pub const NOTHING_MEASURED: &str = "NothingMeasured";
+    /// Under 1 GB/s.
+    pub const RED_FLAG: &str = "BandwidthRedFlag";
+    /// Under what the link or the profile should give.
+    pub const LOW_BANDWIDTH: &str = "LowBandwidth";
+    /// Latency five times the guide's or more.
+    pub const HIGH_LATENCY: &str = "HighLatency";
+    /// GPU memory went through the host's memory where GPUDirect was promised.
+    pub const HOST_STAGED: &str = "HostStaged";
+    /// The transfer broke off; the failure's kind says how.
+    pub const TRANSFER_FAILED: &str = "TransferFailed";
+    /// It cannot be done on this node, whoever the partner is.
+    pub const OWN_SIDE: &str = "OwnSide";
+    /// No transfer was made.
+    pub const UNTESTED: &str = "Untested";
+    /// Failures so far, and not yet enough partners to say whose.
+    pub const UNDECIDED: &str = "Undecided";
+    /// Failed with one partner only, and good with others.
+    pub const SUSPECT_PAIR: &str = "SuspectPair";
+    /// Good with some partners and not with others.
+    pub const PARTNERS_DISAGREE: &str = "PartnersDisagree";
+    /// Fails on one of its ports only.
+    pub const ONE_RAIL: &str = "OneRail";
 }
 
 /// Condition type on the Node.

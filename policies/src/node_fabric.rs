@@ -9,6 +9,7 @@ use crate::{
     rails,
     report::Condition,
     roles::Role,
+    selftest::SelftestStatus,
     verdict::Verdict,
 };
 
@@ -71,6 +72,9 @@ pub struct NodeFabricStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "anything")]
     pub cuda: Option<CudaFacts>,
+    /// What the self-test found, where it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selftest: Option<SelftestStatus>,
     /// All facts as they were read, with long GID tables cut.
     #[schemars(schema_with = "anything")]
     pub facts: serde_json::Value,
@@ -204,6 +208,7 @@ pub fn status(facts: &Facts, verdict: &Verdict, condition: Condition, problems: 
         reasons: verdict.reasons.iter().cloned().chain(recommended).collect(),
         ucx: None,
         cuda: None,
+        selftest: None,
         facts: serde_json::to_value(trimmed(facts, verdict)).unwrap_or_default(),
     }
 }

@@ -1,7 +1,12 @@
 //! The self-test's decisions: what two nodes move between them, what they report of it, and how that is judged.
 
+mod status;
 mod transfer;
 
+pub use status::{
+    Against, Extreme, Grade, PARTNERS_KEPT, PartnerStatus, ProfileTried, SelftestStatus, Standing, Sweep,
+    TransferStatus, Trigger,
+};
 pub use transfer::{
     Counter, Failure, FailureKind, Integrity, Limits, Measurement, Memory, MemoryPair, Op, Order, ParseMemoryError,
     Report, Role, Said, Told, UcxUsed,
