@@ -78,6 +78,6 @@ fn joined(prefix: &str, parts: &BTreeSet<String>) -> String {
 }
 
 /// FNV-1a, 64 bit (constants from the FNV specification): stable across versions and machines, which `std`'s hasher is not.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

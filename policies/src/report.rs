@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     fabric::{DistanceLevel, Fact, Facts, LinkLayer, PortState, RdmaDevice},
+    names::event,
     roles::{Fabric, PortRole, Role},
+    selftest::{SelftestStatus, Standing, publish},
     verdict::{GpuDirectPath, Verdict},
 };
 
@@ -68,6 +70,25 @@ pub fn condition(verdict: &Verdict) -> Condition {
         (false, 0) => of("True", "AllPortsActive", message),
         (false, _) => of("True", "SomePortsDown", message),
     }
+}
+
+/// The condition with what the self-test says: `; self-test 47.1 GB/s to node-b over rc_mlx5`.
+///
+/// A node whose self-test fails is not ready whatever its ports say. Announce by the condition without it: figures change.
+#[must_use]
+pub fn with_selftest(mut condition: Condition, selftest: &SelftestStatus) -> Condition {
+    if let Some(words) = publish::sentence(selftest) {
+        condition.message = format!("{}; {words}", condition.message);
+    }
+    match selftest.verdict {
+        Standing::Failed => {
+            condition.status = "False".into();
+            condition.reason = event::SELFTEST_FAILED.into();
+        }
+        Standing::Slow if condition.status == "True" => condition.reason = "SelfTestSlow".into(),
+        Standing::Slow | Standing::Passed | Standing::Untested => {}
+    }
+    condition
 }
 
 fn profile(verdict: &Verdict) -> String {

@@ -1,8 +1,14 @@
 //! The self-test's decisions: what two nodes move between them, what they report of it, and how that is judged.
 
+pub mod blame;
+pub mod plan;
+pub mod publish;
+mod shuffle;
 mod status;
 mod transfer;
+pub mod verdict;
 
+pub use plan::{Gates, Next, Pace, Refusal, Settings, Skip, View};
 pub use status::{
     Against, Extreme, Grade, PARTNERS_KEPT, PartnerStatus, ProfileTried, SelftestStatus, Standing, Sweep,
     TransferStatus, Trigger,
