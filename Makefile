@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle clean
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle selftest-sim clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ idle: build ## What agents ask of the API server in ten idle minutes, from its a
 
 bench: setup ## How long a survey takes, beside prometheus/procfs on the same trees; size and memory of the agent
 	@scripts/bench.sh
+
+selftest-sim: ## How long clusters of 64 to 10,000 nodes take to test themselves, what it costs, and whom they blame
+	cargo run --locked --release -q -p railbind-policies --example selftest_sim
 
 fuzz: ## Fuzz the parsers and whole machines, a minute each (FUZZ_SECONDS)
 	@scripts/fuzz.sh
