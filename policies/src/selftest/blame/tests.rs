@@ -214,3 +214,23 @@ fn the_api_server_hears_of_changes_only() {
     assert_eq!(again, publish::Publication::default());
     assert_eq!(publish::sentence(&case.status).as_deref(), Some("self-test 47.1 GB/s to e over rc_mlx5"));
 }
+
+#[test]
+fn the_condition_says_it_and_a_failing_node_is_not_ready() {
+    let ready = || crate::report::Condition {
+        status: "True".into(),
+        reason: "AllPortsActive".into(),
+        message: "InfiniBand, 8 ports".into(),
+    };
+    let mut case = case(&MANY);
+    assert_eq!(crate::report::with_selftest(ready(), &case.status), ready());
+    case.gets("c", Grade::Passed);
+    let good = crate::report::with_selftest(ready(), &case.status);
+    assert_eq!(good.message, "InfiniBand, 8 ports; self-test 47.1 GB/s to c over rc_mlx5");
+    assert_eq!(good.status, "True");
+    case.result("a", Grade::Failed, Against::Own);
+    case.result("a", Grade::Failed, Against::Own);
+    let bad = crate::report::with_selftest(ready(), &case.status);
+    assert_eq!((bad.status.as_str(), bad.reason.as_str()), ("False", "SelfTestFailed"));
+    assert_eq!(bad.message, "InfiniBand, 8 ports; self-test failed to a: UCX took tcp");
+}
