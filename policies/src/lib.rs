@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod lint;
 pub mod names;
 pub mod node_fabric;
+pub mod node_map;
 pub mod plan;
 pub mod probe;
 pub mod profile;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     intent::{Placement, PodIntent, Requirement},
     names::{annotation, label},
+    node_map::{self, Group, NodeMap},
     profile::{AUTO, Profiles},
     roles::Fabric,
     select::{self, Choice, NodeView},
@@ -95,15 +96,15 @@ pub struct PodTerm {
 }
 
 /// The plan for a pod among these nodes.
-pub fn plan<'n>(profiles: &Profiles, nodes: impl IntoIterator<Item = &'n NodeView>, intent: &PodIntent) -> Plan {
-    let all: Vec<&NodeView> = nodes.into_iter().collect();
-    let candidates = select::candidates(all.iter().copied(), intent);
+pub fn plan(profiles: &Profiles, nodes: &NodeMap, intent: &PodIntent) -> Plan {
+    let candidates = select::candidates(nodes, intent);
+    let count = node_map::count(&candidates);
     let mut plan = Plan { placement: intent.placement, ..Plan::default() };
-    let Some(choice) = choose(profiles, &all, &candidates, intent, &mut plan) else {
+    let Some(choice) = choose(profiles, nodes, &candidates, intent, &mut plan) else {
         plan.warnings.push(if candidates.is_empty() {
-            format!("railbind: none of {} nodes fits this pod's selectors, taints and GPU count; admitted without UCX settings", all.len())
+            format!("railbind: none of {} nodes fits this pod's selectors, taints and GPU count; admitted without UCX settings", nodes.len())
         } else {
-            format!("railbind: none of the {} nodes this pod can land on reports a fabric (is railbind-agent running?); admitted without UCX settings", candidates.len())
+            format!("railbind: none of the {count} nodes this pod can land on reports a fabric (is railbind-agent running?); admitted without UCX settings")
         });
         plan.reasons.push("no candidate node carries railbind.dev/profile".into());
         return plan;
@@ -114,8 +115,8 @@ pub fn plan<'n>(profiles: &Profiles, nodes: impl IntoIterator<Item = &'n NodeVie
         "{}: {}; {} of {} candidate nodes",
         profile.metadata.name,
         profile.spec.description,
-        choice.nodes.len(),
-        candidates.len()
+        node_map::count(&choice.nodes),
+        count
     ));
     env::lines(profile, choice.fabric, intent, &mut plan);
     env::settings(profile, choice.fabric, intent, &mut plan);
@@ -149,8 +150,8 @@ pub fn plan<'n>(profiles: &Profiles, nodes: impl IntoIterator<Item = &'n NodeVie
 /// The class that the pod goes to: the one an earlier pass chose, else the best that its deployment can agree on.
 fn choose<'a>(
     profiles: &'a Profiles,
-    all: &[&NodeView],
-    candidates: &[&'a NodeView],
+    nodes: &'a NodeMap,
+    candidates: &[Group<'a>],
     intent: &PodIntent,
     plan: &mut Plan,
 ) -> Option<Choice<'a>> {
@@ -173,7 +174,7 @@ fn choose<'a>(
         }
     };
     let classes = select::classes(profiles, set, candidates);
-    group::agree(profiles, set, all, intent, classes, plan)
+    group::agree(profiles, set, nodes, intent, classes, plan)
 }
 
 /// The late-bound variables of a node, by name: what a Binding to it carries under `env.railbind.dev/`.

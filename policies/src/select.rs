@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     intent::{PodIntent, Requirement, Term, Toleration},
     names::label,
+    node_map::{Group, NodeMap, SharedNode},
     profile::{NodeClass, NodeFact, Profiles, TransportProfile},
     roles::Fabric,
 };
 
-/// What the webhook keeps of a Node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What decisions are about in a Node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeView {
     /// Name.
@@ -35,7 +36,7 @@ pub struct NodeView {
 }
 
 /// A taint.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Taint {
     /// Key.
@@ -114,22 +115,26 @@ pub fn is_gpu(resource: &str) -> bool {
 /// The nodes that the pod can land on, as far as selectors, affinity, taints, capacity and a preset node say.
 ///
 /// A GPU count above what a node has excludes it; how much of that is free now is the scheduler's business.
-pub fn candidates<'n>(nodes: impl IntoIterator<Item = &'n NodeView>, intent: &PodIntent) -> Vec<&'n NodeView> {
-    nodes.into_iter().filter(|node| fits(node, intent)).collect()
+pub fn candidates<'n>(nodes: &'n NodeMap, intent: &PodIntent) -> Vec<Group<'n>> {
+    if let Some(name) = &intent.node_name {
+        return nodes.only(name).into_iter().collect();
+    }
+    let by_name = intent.terms.iter().any(|term| !term.match_fields.is_empty());
+    let looks_at = |key: &str| {
+        let mut requirements = intent.terms.iter().flat_map(|term| &term.match_expressions);
+        intent.node_selector.contains_key(key) || requirements.any(|requirement| requirement.key == key)
+    };
+    nodes.groups(|kind| takes(kind, intent), by_name, looks_at, |node| selects(intent, node))
 }
 
-fn fits(node: &NodeView, intent: &PodIntent) -> bool {
-    if let Some(name) = &intent.node_name {
-        return *name == node.name;
-    }
+/// Whether a kind of node has the GPUs, and takes pods that tolerate what this one does.
+fn takes(kind: &NodeView, intent: &PodIntent) -> bool {
     // A node whose device plugin has not reported yet, or that hands out GPUs by claim, shows none: it stays a candidate.
-    let gpus = node.gpus();
+    let gpus = kind.gpus();
     let enough = gpus == 0 || gpus >= intent.gpus();
     enough
-        && !node.unschedulable
-        && intent.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && (intent.terms.is_empty() || intent.terms.iter().any(|term| term_holds(term, node)))
-        && node
+        && !kind.unschedulable
+        && kind
             .taints
             .iter()
             .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
@@ -143,26 +148,33 @@ fn fits(node: &NodeView, intent: &PodIntent) -> bool {
             })
 }
 
+/// Whether the pod's selector and required affinity hold on a node.
+fn selects(intent: &PodIntent, node: &SharedNode) -> bool {
+    intent.node_selector.iter().all(|(key, value)| node.label(key) == Some(value))
+        && (intent.terms.is_empty() || intent.terms.iter().any(|term| term_holds(term, node)))
+}
+
 /// A term without requirements matches nothing (core/v1 NodeSelectorTerm).
-fn term_holds(term: &Term, node: &NodeView) -> bool {
+fn term_holds(term: &Term, node: &SharedNode) -> bool {
     let empty = term.match_expressions.is_empty() && term.match_fields.is_empty();
     !empty
-        && term.match_expressions.iter().all(|requirement| holds(requirement, node.labels.get(&requirement.key)))
+        && term.match_expressions.iter().all(|requirement| holds(requirement, node.label(&requirement.key)))
         && term
             .match_fields
             .iter()
             .all(|requirement| requirement.key == "metadata.name" && holds(requirement, Some(&node.name)))
 }
 
-fn holds(requirement: &Requirement, value: Option<&String>) -> bool {
+fn holds(requirement: &Requirement, value: Option<&str>) -> bool {
     let compare = |test: fn(i64, i64) -> bool| {
         let have = value.and_then(|value| value.parse().ok());
         let want = requirement.values.first().and_then(|value| value.parse().ok());
         matches!((have, want), (Some(have), Some(want)) if test(have, want))
     };
+    let among = |value: &str| requirement.values.iter().any(|one| one == value);
     match requirement.operator.as_str() {
-        "In" => value.is_some_and(|value| requirement.values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !requirement.values.contains(value)),
+        "In" => value.is_some_and(among),
+        "NotIn" => value.is_none_or(|value| !among(value)),
         "Exists" => value.is_some(),
         "DoesNotExist" => value.is_none(),
         "Gt" => compare(|have, want| have > want),
@@ -185,14 +197,14 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 /// The class that a pod goes to: a profile on one fabric, and the candidates that qualify for it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Choice<'a> {
     /// The profile.
     pub profile: &'a TransportProfile,
     /// The fabric: a profile can be for several, and they do not reach each other.
     pub fabric: Fabric,
     /// Candidates that qualify for it.
-    pub nodes: Vec<&'a NodeView>,
+    pub nodes: Vec<Group<'a>>,
 }
 
 impl Choice<'_> {
@@ -210,7 +222,7 @@ impl Choice<'_> {
             requirements.push(self.one_of(label::FABRIC));
         }
         if self.profile.spec.when.kernel.is_some()
-            && self.nodes.iter().all(|node| node.labels.contains_key(label::KERNEL))
+            && self.nodes.iter().all(|group| group.kind.labels.contains_key(label::KERNEL))
         {
             requirements.push(self.one_of(label::KERNEL));
         }
@@ -219,19 +231,19 @@ impl Choice<'_> {
     }
 
     fn one_of(&self, key: &str) -> Requirement {
-        let values: BTreeSet<&String> = self.nodes.iter().filter_map(|node| node.labels.get(key)).collect();
+        let values: BTreeSet<&String> = self.nodes.iter().filter_map(|group| group.kind.labels.get(key)).collect();
         Requirement { key: key.into(), operator: "In".into(), values: values.into_iter().cloned().collect() }
     }
 }
 
 /// The classes that the candidates make up, the best first: by the profiles' priority, then InfiniBand before RoCE.
 /// Candidates that do not say what they are make up none.
-pub fn classes<'a>(profiles: &'a Profiles, set: &str, candidates: &[&'a NodeView]) -> Vec<Choice<'a>> {
+pub fn classes<'a>(profiles: &'a Profiles, set: &str, candidates: &[Group<'a>]) -> Vec<Choice<'a>> {
     let mut classes: BTreeMap<(&str, Fabric), Choice<'a>> = BTreeMap::new();
-    for &node in candidates {
-        let Some((profile, fabric)) = qualifies(profiles, set, node) else { continue };
+    for group in candidates {
+        let Some((profile, fabric)) = qualifies(profiles, set, group.kind) else { continue };
         let choice = Choice { profile, fabric, nodes: Vec::new() };
-        classes.entry((&profile.metadata.name, fabric)).or_insert(choice).nodes.push(node);
+        classes.entry((&profile.metadata.name, fabric)).or_insert(choice).nodes.push(group.clone());
     }
     let mut classes: Vec<Choice<'a>> = classes.into_values().collect();
     classes.sort_by_key(|choice| {

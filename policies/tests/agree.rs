@@ -62,7 +62,7 @@ fn worker(labels: &[(&str, &str)], on: Option<&str>) -> PodIntent {
 }
 
 fn run(nodes: &[NodeView], intent: &PodIntent) -> Plan {
-    plan(&Profiles::embedded().expect("the shipped profiles"), nodes, intent)
+    plan(&Profiles::embedded().expect("the shipped profiles"), &nodes.iter().cloned().collect(), intent)
 }
 
 const PREFILL: &[(&str, &str)] = &[("llm-d.ai/model", "m"), ("llm-d.ai/role", "prefill")];

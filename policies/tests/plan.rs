@@ -32,7 +32,7 @@ fn worker(gpus: u64) -> PodIntent {
 }
 
 fn run(nodes: &[NodeView], intent: &PodIntent) -> Plan {
-    plan(&Profiles::embedded().expect("the shipped profiles"), nodes, intent)
+    plan(&Profiles::embedded().expect("the shipped profiles"), &nodes.iter().cloned().collect(), intent)
 }
 
 fn env(plan: &Plan) -> Vec<(&str, &str)> {

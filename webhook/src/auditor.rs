@@ -12,9 +12,9 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams, core::ObjectMeta};
 use policies::{
     names::{WEBHOOK_MANAGER, label},
+    node_map::SharedNode,
     plan::bind_values,
     profile::Profiles,
-    select::NodeView,
 };
 use tokio::sync::watch;
 
@@ -55,7 +55,7 @@ impl Finding {
 }
 
 /// What there is to say about a worker, if anything yet.
-pub fn look(worker: &WorkerView, nodes: &Snapshot<NodeView>, profiles: &Profiles) -> Option<(Finding, String)> {
+pub fn look(worker: &WorkerView, nodes: &Snapshot<SharedNode>, profiles: &Profiles) -> Option<(Finding, String)> {
     let Some(node) = worker.node.as_deref() else {
         return (!worker.decided).then(|| (Finding::Unpatched, unpatched()));
     };
@@ -63,7 +63,7 @@ pub fn look(worker: &WorkerView, nodes: &Snapshot<NodeView>, profiles: &Profiles
         return Some((Finding::Unpatched, unpatched()));
     }
     let node = nodes.get(node)?;
-    let values = bind_values(profiles, node);
+    let values = bind_values(profiles, &node.kind);
     // The container has been given the value that is in the annotation; those of other profiles are none of its business.
     let missing: Vec<&String> = worker
         .values
@@ -80,7 +80,7 @@ pub fn look(worker: &WorkerView, nodes: &Snapshot<NodeView>, profiles: &Profiles
     }
     let facts: Vec<String> = worker.values.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let profile = worker.profile.as_deref()?;
-    let domain = node.labels.get(label::FABRIC_DOMAIN).map(|domain| format!(", domain {domain}")).unwrap_or_default();
+    let domain = node.label(label::FABRIC_DOMAIN).map(|domain| format!(", domain {domain}")).unwrap_or_default();
     Some((
         Finding::Bound,
         format!("profile {profile} on {}{domain} {}", node.name, facts.join(" ")).trim_end().to_owned(),
@@ -98,7 +98,7 @@ pub struct Auditor {
     /// The workers.
     pub workers: Mirror<WorkerView>,
     /// The nodes.
-    pub nodes: Mirror<NodeView>,
+    pub nodes: Mirror<SharedNode>,
     /// The namespaces: only those in scope are looked at.
     pub namespaces: Mirror<NamespaceView>,
     /// The profiles.
@@ -212,7 +212,7 @@ impl Auditor {
 
 #[cfg(test)]
 mod tests {
-    use policies::{profile::Profiles, select::NodeView};
+    use policies::{node_map::Pool, profile::Profiles, select::NodeView};
 
     use super::{Finding, look};
     use crate::{mirror::Mirror, workers::WorkerView};
@@ -231,7 +231,7 @@ mod tests {
             kube::runtime::watcher::Event::InitApply(node),
             kube::runtime::watcher::Event::InitDone,
         ] {
-            writer.apply([event], |node| node);
+            writer.apply([event], |node| Pool::default().share(node));
         }
         let nodes = mirror.snapshot().unwrap();
         let profiles = Profiles::embedded().unwrap();

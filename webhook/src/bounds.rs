@@ -27,12 +27,20 @@ use crate::{
 };
 
 impl Named for QuotaView {
+    type Index = ();
+
+    fn index(_: &[Arc<Self>]) {}
+
     fn name(&self) -> &str {
         &self.key
     }
 }
 
 impl Named for LimitView {
+    type Index = ();
+
+    fn index(_: &[Arc<Self>]) {}
+
     fn name(&self) -> &str {
         &self.key
     }

@@ -11,7 +11,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams},
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
-use policies::{names::WEBHOOK_MANAGER, plan::bind_values, profile::Profiles, select::NodeView};
+use policies::{names::WEBHOOK_MANAGER, node_map::SharedNode, plan::bind_values, profile::Profiles};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -45,7 +45,7 @@ pub struct Keeper {
     /// The engine in use; with another one than `policy` the policy is taken away.
     pub engine: Chosen,
     /// The nodes.
-    pub nodes: Mirror<NodeView>,
+    pub nodes: Mirror<SharedNode>,
     /// The profiles.
     pub profiles: InForce,
     /// Whether this replica leads.
@@ -183,7 +183,7 @@ fn gone<T>(result: Result<T, ApiError>) -> Result<(), ApiError> {
 
 fn values<'a>(
     profiles: &'a Profiles,
-    nodes: &'a [Arc<NodeView>],
+    nodes: &'a [Arc<SharedNode>],
 ) -> impl Iterator<Item = (&'a str, std::collections::BTreeMap<String, String>)> {
-    nodes.iter().map(|node| (node.name.as_str(), bind_values(profiles, node)))
+    nodes.iter().map(|node| (node.name.as_str(), bind_values(profiles, &node.kind)))
 }

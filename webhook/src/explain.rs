@@ -6,11 +6,10 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     path::Path,
-    sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
-use policies::{profile::Profiles, reference::Reference, select::NodeView};
+use policies::{node_map::NodeMap, profile::Profiles, reference::Reference};
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,7 +26,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let profiles = Profiles::embedded()?;
     let nodes = match &args.nodes {
         Some(file) => read_nodes(file)?,
-        None => Vec::new(),
+        None => NodeMap::default(),
     };
     let mut found = Vec::new();
     for (name, pod) in read_pods(&args.file)? {
@@ -105,13 +104,13 @@ fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
     text
 }
 
-fn read_nodes(file: &Path) -> anyhow::Result<Vec<Arc<NodeView>>> {
+fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
     let mut found = Vec::new();
     for object in objects(file)? {
         let node = serde_json::from_value(object).with_context(|| format!("{}: not a Node", file.display()))?;
-        found.push(Arc::new(nodes::view(&node)));
+        found.push(nodes::view(&node));
     }
-    Ok(found)
+    Ok(found.into_iter().collect())
 }
 
 /// Pods of a file: bare ones, and the pods that a workload would make.

@@ -92,7 +92,7 @@ async fn pod(state: &State, request: &review::Request, deadline: Instant) -> (An
         let context = Context {
             namespace_labels: &namespace.labels,
             namespace_annotations: &namespace.annotations,
-            nodes: nodes.all(),
+            nodes: nodes.index(),
             profiles: &profiles,
             namespace: name,
             workers: workers.as_deref(),
@@ -166,7 +166,7 @@ fn bind(state: &State, request: &review::Request) -> (Answer, Outcome) {
         return (answer, Outcome::Skipped);
     };
     guarded(Hook::Bindings, request, || {
-        let values = (state.bind_values)(&state.profiles.current(), node);
+        let values = (state.bind_values)(&state.profiles.current(), &node.kind);
         match binding::patch(&request.object, &values) {
             Ok(patch) => checked(answer, Hook::Bindings, request, patch, self_apply::BINDING),
             Err(error) => {

@@ -2,44 +2,58 @@
 //!
 //! Readers get a snapshot and never wait for the writer's work, only for the swap of a pointer.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use kube::runtime::watcher::Event;
 use tokio::{sync::watch, time::timeout};
 
 /// What a [`Mirror`] holds.
-pub trait Named {
+pub trait Named: Sized {
+    /// What is worked out once for a state of all objects, and not for each question; `()` for nothing.
+    type Index: Debug + Send + Sync;
+
     /// The object's name.
     fn name(&self) -> &str;
+
+    /// Works it out.
+    fn index(objects: &[Arc<Self>]) -> Self::Index;
 }
 
 /// All objects of a kind at one moment, by name.
-#[derive(Debug, Clone)]
-pub struct Snapshot<T>(Vec<Arc<T>>);
+#[derive(Debug)]
+pub struct Snapshot<T: Named> {
+    objects: Vec<Arc<T>>,
+    index: T::Index,
+}
 
 impl<T: Named> Snapshot<T> {
     /// All of them, in order of name.
     pub fn all(&self) -> &[Arc<T>] {
-        &self.0
+        &self.objects
+    }
+
+    /// What was worked out for them.
+    pub fn index(&self) -> &T::Index {
+        &self.index
     }
 
     /// Those whose names start so, which are next to each other.
     pub fn starting_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<T>> {
-        let first = self.0.partition_point(|object| object.name() < prefix);
-        self.0[first..].iter().take_while(move |object| object.name().starts_with(prefix))
+        let first = self.objects.partition_point(|object| object.name() < prefix);
+        self.objects[first..].iter().take_while(move |object| object.name().starts_with(prefix))
     }
 
     /// The one of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<T>> {
-        self.0.binary_search_by(|object| object.name().cmp(name)).ok().map(|at| &self.0[at])
+        self.objects.binary_search_by(|object| object.name().cmp(name)).ok().map(|at| &self.objects[at])
     }
 }
 
 /// The readers' side. Clones read the same.
 #[derive(Debug)]
-pub struct Mirror<T>(watch::Receiver<Option<Arc<Snapshot<T>>>>);
+pub struct Mirror<T: Named>(watch::Receiver<Option<Arc<Snapshot<T>>>>);
 
-impl<T> Clone for Mirror<T> {
+impl<T: Named> Clone for Mirror<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
@@ -77,7 +91,7 @@ impl<T: Named> Mirror<T> {
 
 /// The writer's side: takes a watch's events.
 #[derive(Debug)]
-pub struct Writer<T> {
+pub struct Writer<T: Named> {
     sender: watch::Sender<Option<Arc<Snapshot<T>>>>,
     objects: BTreeMap<String, Arc<T>>,
     /// A list that is not complete: readers see the old state until it is.
@@ -136,7 +150,9 @@ impl<T: Named + PartialEq> Writer<T> {
     }
 
     fn publish(&self) {
-        self.sender.send_replace(Some(Arc::new(Snapshot(self.objects.values().cloned().collect()))));
+        let objects: Vec<Arc<T>> = self.objects.values().cloned().collect();
+        let index = T::index(&objects);
+        self.sender.send_replace(Some(Arc::new(Snapshot { objects, index })));
     }
 }
 
@@ -148,6 +164,12 @@ mod tests {
     struct Thing(String, u32);
 
     impl Named for Thing {
+        type Index = usize;
+
+        fn index(objects: &[Arc<Self>]) -> usize {
+            objects.len()
+        }
+
         fn name(&self) -> &str {
             &self.0
         }
@@ -169,6 +191,7 @@ mod tests {
         apply(&mut writer, [Event::InitDone]);
         assert_eq!(seen(&mirror), [("a".into(), 1), ("b".into(), 2)]);
         assert_eq!(mirror.snapshot().unwrap().get("b").unwrap().1, 2);
+        assert_eq!(*mirror.snapshot().unwrap().index(), 2);
         assert!(mirror.snapshot().unwrap().get("c").is_none());
     }
 

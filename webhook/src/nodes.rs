@@ -1,6 +1,11 @@
 //! The nodes and namespaces of the cluster, kept up to date by watches.
 
-use std::{collections::BTreeMap, fmt::Debug, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use daemon::Check;
 use futures::{Stream, StreamExt as _, pin_mut};
@@ -15,6 +20,7 @@ use kube::{
 };
 use policies::{
     names::annotation,
+    node_map::{NodeMap, Pool, SharedNode},
     select::{NodeView, Taint},
 };
 
@@ -24,7 +30,13 @@ use crate::{
     retry,
 };
 
-impl Named for NodeView {
+impl Named for SharedNode {
+    type Index = NodeMap;
+
+    fn index(nodes: &[Arc<Self>]) -> NodeMap {
+        NodeMap::new(nodes.to_vec())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -42,16 +54,22 @@ pub struct NamespaceView {
 }
 
 impl Named for NamespaceView {
+    type Index = ();
+
+    fn index(_: &[Arc<Self>]) {}
+
     fn name(&self) -> &str {
         &self.name
     }
 }
 
 /// Follows the nodes for ever.
-pub async fn follow_nodes(client: Client, writer: Writer<NodeView>, check: Check, metrics: Metrics) {
-    let events = watcher(Api::<Node>::all(client), Config::default().any_semantic());
+pub async fn follow_nodes(client: Client, writer: Writer<SharedNode>, check: Check, metrics: Metrics) {
+    let events = watcher(Api::<Node>::all(client), pages());
     let heard = move |count| metrics.nodes(count, SystemTime::now());
-    follow(events, |node| view(&node), writer, check, Need::Required, heard).await;
+    let pool = Mutex::new(Pool::default());
+    let trim = |node: Node| pool.lock().unwrap_or_else(PoisonError::into_inner).share(view(&node));
+    follow(events, trim, writer, check, Need::Required, heard).await;
 }
 
 /// Follows the namespaces for ever.
@@ -62,6 +80,14 @@ pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, ch
 
 /// Events that are taken together, at most.
 const BURST: usize = 512;
+/// Objects that are asked for at a time in a list: each is whole until it is trimmed, and a Node is 10 to 30 KB.
+const PAGE: u32 = 100;
+
+/// How to list kinds of which there are thousands. In pages: `resourceVersion=0` would spare etcd the list, and bring all of it at
+/// once into our memory.
+pub(crate) fn pages() -> Config {
+    Config::default().page_size(PAGE)
+}
 
 /// Whether reviews can be answered without what a watch brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +102,7 @@ pub(crate) enum Need {
 /// decide by, and a webhook that is taken out of service decides nothing at all.
 pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
     events: impl Stream<Item = Result<Event<K>, Error>> + Send,
-    trim: fn(K) -> T,
+    trim: impl Fn(K) -> T + Send + Sync,
     mut writer: Writer<T>,
     check: Check,
     need: Need,
@@ -102,7 +128,7 @@ pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
                 },
             }
         }
-        writer.apply(taken, trim);
+        writer.apply(taken, &trim);
         if synced {
             check.ready();
             heard(writer.len());
@@ -122,7 +148,7 @@ pub(crate) fn why(error: Error) -> String {
     }
 }
 
-/// What the webhook keeps of a Node.
+/// What decisions are about in a Node.
 pub fn view(node: &Node) -> NodeView {
     let spec = node.spec.as_ref();
     let allocatable = node.status.iter().flat_map(|status| status.allocatable.iter().flatten());
@@ -156,7 +182,7 @@ mod tests {
     use futures::stream;
     use serde_json::json;
 
-    use super::{Error, Event, Need, Node, NodeView, Taint, follow, view};
+    use super::{Error, Event, Need, Node, NodeView, Pool, Taint, follow, view};
     use crate::mirror::Mirror;
 
     fn node(name: &str) -> Node {
@@ -192,7 +218,8 @@ mod tests {
         let (writer, mirror) = Mirror::new();
         let check = readiness.check("nodes");
         let before = stream::iter([Err(Error::NoResourceVersion), Ok(Event::Init)]);
-        follow(before, |node| view(&node), writer, check.clone(), Need::Required, |_| {}).await;
+        let share = |node| Pool::default().share(view(&node));
+        follow(before, share, writer, check.clone(), Need::Required, |_| {}).await;
         assert!(
             readiness.report().starts_with("[-] nodes: first list: no metadata.resourceVersion"),
             "{}",
@@ -208,8 +235,7 @@ mod tests {
             Err(Error::NoResourceVersion),
             Ok(Event::Init),
         ];
-        follow(stream::iter(events), |node| view(&node), writer, check, Need::Required, |count| assert_eq!(count, 1))
-            .await;
+        follow(stream::iter(events), share, writer, check, Need::Required, |count| assert_eq!(count, 1)).await;
         assert!(readiness.is_ready());
         assert_eq!(mirror.snapshot().unwrap().all().len(), 1);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use policies::{plan, profile::Profiles, select::NodeView};
+use policies::{node_map::SharedNode, plan, profile::Profiles, select::NodeView};
 use serde_json::Value;
 
 use crate::{
@@ -26,7 +26,7 @@ pub type BindValues = fn(&Profiles, &NodeView) -> BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct State {
     /// The nodes.
-    pub nodes: Mirror<NodeView>,
+    pub nodes: Mirror<SharedNode>,
     /// The namespaces.
     pub namespaces: Mirror<NamespaceView>,
     /// The workers that are there.
@@ -48,7 +48,7 @@ pub struct State {
 impl State {
     /// With the decisions of this version, and quotas and limits that are not known.
     pub fn new(
-        nodes: Mirror<NodeView>,
+        nodes: Mirror<SharedNode>,
         namespaces: Mirror<NamespaceView>,
         workers: Mirror<WorkerView>,
         profiles: InForce,

@@ -9,11 +9,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
     core::{ApiResource, DynamicObject},
-    runtime::watcher::{Config, Event, watcher},
+    runtime::watcher::{Event, watcher},
 };
 use policies::{
     intent::PodIntent,
     names::annotation,
+    node_map::NodeMap,
     profile::Profiles,
     workers::{self, Group},
 };
@@ -56,6 +57,10 @@ pub struct WorkerView {
 }
 
 impl Named for WorkerView {
+    type Index = ();
+
+    fn index(_: &[Arc<Self>]) {}
+
     fn name(&self) -> &str {
         &self.key
     }
@@ -65,7 +70,7 @@ impl Named for WorkerView {
 pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: Check, metrics: Metrics) {
     let resource = ApiResource::erase::<Pod>(&());
     let pods = Api::<DynamicObject>::all_with(client, &resource);
-    let events = watcher(pods, Config::default().any_semantic());
+    let events = watcher(pods, nodes::pages());
     let kept = events.filter_map(|event| ready(event.map(keep).transpose()));
     // With ten thousand workers the first list takes a while, and a new replica must not wait for it while the old ones leave.
     check.ready_but("the workers are being listed; until then a deployment agrees by its own nodes");
@@ -133,10 +138,11 @@ fn view(pod: &DynamicObject) -> Option<WorkerView> {
 fn intent(object: &Value) -> Option<PodIntent> {
     let none = BTreeMap::new();
     let profiles = Profiles::new(Vec::new()).ok()?;
+    let nodes = NodeMap::default();
     let context = Context {
         namespace_labels: &none,
         namespace_annotations: &none,
-        nodes: &[],
+        nodes: &nodes,
         profiles: &profiles,
         namespace: "",
         workers: None,

@@ -1,15 +1,15 @@
 //! Pods in, decisions out: one file in `tests/pods` and one snapshot for each.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use policies::{profile::Profiles, select::NodeView};
+use policies::{node_map::NodeMap, profile::Profiles, select::NodeView};
 use serde_json::{Value, json};
 use webhook::{explain, mutate};
 
-fn nodes() -> Vec<Arc<NodeView>> {
+fn nodes() -> NodeMap {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nodes.yaml")).expect("nodes.yaml");
     let nodes: Vec<NodeView> = serde_saphyr::from_str(&text).expect("nodes");
-    nodes.into_iter().map(Arc::new).collect()
+    nodes.into_iter().collect()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use policies::{profile::Profiles, room::QuotaView, select::NodeView};
+use policies::{node_map::NodeMap, profile::Profiles, room::QuotaView, select::NodeView};
 use proptest::{collection, option, prelude::*, sample};
 use serde_json::{Map, Value, json};
 use webhook::{
@@ -17,19 +17,14 @@ use webhook::{
     mutate::{self, Context},
 };
 
-fn nodes() -> Vec<Arc<NodeView>> {
+fn nodes() -> NodeMap {
     let node = |name: &str, labels: &[(&str, &str)], allocatable: &[(&str, &str)]| {
         let map = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
         };
-        Arc::new(NodeView {
-            name: name.into(),
-            labels: map(labels),
-            allocatable: map(allocatable),
-            ..NodeView::default()
-        })
+        NodeView { name: name.into(), labels: map(labels), allocatable: map(allocatable), ..NodeView::default() }
     };
-    vec![
+    let nodes = [
         node(
             "roce",
             &[
@@ -44,7 +39,8 @@ fn nodes() -> Vec<Arc<NodeView>> {
             &[("railbind.dev/fabric", "efa"), ("railbind.dev/profile", "efa-host-staged"), ("kind", "efa")],
             &[("nvidia.com/gpu", "8"), ("vpc.amazonaws.com/efa", "32")],
         ),
-    ]
+    ];
+    nodes.into_iter().collect()
 }
 
 /// Any JSON, as a field that this version does not know might hold.

@@ -4,9 +4,10 @@ use super::{Plan, PodTerm};
 use crate::{
     intent::PodIntent,
     names::label,
+    node_map::NodeMap,
     profile::Profiles,
     roles::Fabric,
-    select::{self, Choice, NodeView},
+    select::{self, Choice},
     workers,
 };
 
@@ -15,24 +16,25 @@ use crate::{
 /// It follows from the deployment and the nodes, not from who came first: whoever decides, in whichever replica, comes to the
 /// same, as soon as it has seen a worker of each kind.
 pub(super) fn agree<'a>(
-    profiles: &Profiles,
+    profiles: &'a Profiles,
     set: &str,
-    nodes: &[&NodeView],
+    nodes: &'a NodeMap,
     intent: &PodIntent,
     mut classes: Vec<Choice<'a>>,
     plan: &mut Plan,
 ) -> Option<Choice<'a>> {
-    let shared = classes.iter().position(|own| {
-        intent.siblings.iter().all(|sibling| {
-            let candidates = select::candidates(nodes.iter().copied(), sibling);
-            let theirs = select::classes(profiles, set, &candidates);
-            // A kind of worker that can go nowhere that is known has no say.
-            theirs.is_empty() || theirs.iter().any(|theirs| theirs.class() == own.class())
-        })
-    });
     if classes.is_empty() {
         return None;
     }
+    let siblings = intent.siblings.iter().map(|sibling| {
+        let candidates = select::candidates(nodes, sibling);
+        select::classes(profiles, set, &candidates)
+    });
+    // A kind of worker that can go nowhere that is known has no say.
+    let siblings: Vec<Vec<Choice<'_>>> = siblings.filter(|theirs| !theirs.is_empty()).collect();
+    let shared = classes
+        .iter()
+        .position(|own| siblings.iter().all(|theirs| theirs.iter().any(|theirs| theirs.class() == own.class())));
     match (shared, &intent.group) {
         (None, Some(group)) => plan.warnings.push(format!(
             "railbind: workers of {} have no fabric in common (node selectors, taints, GPU counts): KV cache goes over TCP",
@@ -50,7 +52,7 @@ pub(super) fn agree<'a>(
 /// Affinities to the other workers of the deployment.
 pub(super) fn affinities(choice: &Choice<'_>, intent: &PodIntent, plan: &mut Plan) {
     let Some(group) = &intent.group else { return };
-    let domain = choice.nodes.iter().any(|node| node.labels.contains_key(label::FABRIC_DOMAIN));
+    let domain = choice.nodes.iter().any(|group| group.kind.labels.contains_key(label::FABRIC_DOMAIN));
     if choice.fabric != Fabric::Tcp && domain {
         plan.reasons.push(format!("in one fabric domain with the workers of {}", group.value));
         plan.together.push(PodTerm { selector: group.requirements(), topology_key: label::FABRIC_DOMAIN.into() });

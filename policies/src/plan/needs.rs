@@ -6,21 +6,23 @@ use super::Plan;
 use crate::{
     intent::{ContainerIntent, PodIntent},
     names::{k8s, label},
+    node_map::Group,
     profile::{ResourceCount, ResourceFamily, TransportProfile},
     quantity,
     room::Room,
-    select::NodeView,
 };
 
 const MEBIBYTE: u64 = 1 << 20;
 /// What `/dev/shm` is where nobody says otherwise.
 const SMALLEST: u64 = 64 * MEBIBYTE;
 
-pub(super) fn privileges(profile: &TransportProfile, intent: &PodIntent, nodes: &[&NodeView], plan: &mut Plan) {
+pub(super) fn privileges(profile: &TransportProfile, intent: &PodIntent, nodes: &[Group<'_>], plan: &mut Plan) {
     for capability in &profile.spec.needs.capabilities {
         if let (k8s::IPC_LOCK, Some(level)) = (capability.value.as_str(), &intent.refuses_ipc_lock) {
             let unlimited = !nodes.is_empty()
-                && nodes.iter().all(|node| node.labels.get(label::MEMLOCK).is_some_and(|value| value == "unlimited"));
+                && nodes
+                    .iter()
+                    .all(|group| group.kind.labels.get(label::MEMLOCK).is_some_and(|value| value == "unlimited"));
             plan.reasons.push(format!("IPC_LOCK left out: Pod Security level `{level}` would refuse the pod"));
             if !unlimited {
                 plan.warnings.push(format!("railbind: Pod Security level `{level}` refuses IPC_LOCK; RDMA needs it unless the nodes give containers unlimited locked memory"));
@@ -29,7 +31,8 @@ pub(super) fn privileges(profile: &TransportProfile, intent: &PodIntent, nodes: 
         }
         plan.capabilities.push(capability.value.clone());
     }
-    let limited = nodes.iter().any(|node| node.labels.get(label::MEMLOCK).is_some_and(|value| value == "limited"));
+    let limited =
+        nodes.iter().any(|group| group.kind.labels.get(label::MEMLOCK).is_some_and(|value| value == "limited"));
     if limited && !profile.spec.needs.capabilities.is_empty() {
         for container in intent.containers.iter().filter(|container| container.non_root) {
             plan.warnings.push(format!(
@@ -76,7 +79,7 @@ fn capped(size: &str, intent: &PodIntent) -> Option<(String, String)> {
 
 pub(super) fn resources(
     profile: &TransportProfile,
-    nodes: &[&NodeView],
+    nodes: &[Group<'_>],
     container: &ContainerIntent,
     room: &mut Room,
     plan: &mut Plan,
@@ -101,11 +104,12 @@ pub(super) fn resources(
         plan.warnings.push(format!("railbind: no {} resource on the nodes of profile {}: is the device plugin installed? Without it the pod sees no NIC", match need.family { ResourceFamily::Rdma => "RDMA", ResourceFamily::Efa => k8s::EFA_RESOURCE }, profile.metadata.name));
         return;
     };
-    let ceiling = nodes.iter().map(|node| node.count(&name)).max().unwrap_or(0);
+    let ceiling = nodes.iter().map(|group| group.kind.count(&name)).max().unwrap_or(0);
     let wanted = match need.count {
         ResourceCount::Gpus => container.gpus,
         ResourceCount::NodeRatio => nodes
             .iter()
+            .map(|group| group.kind)
             .filter(|node| node.gpus() > 0)
             .map(|node| node.count(&name).saturating_mul(container.gpus) / node.gpus())
             .filter(|count| *count > 0)
@@ -142,11 +146,11 @@ pub(super) fn resources(
 }
 
 /// The resource of a family that most of the nodes offer; of two that are level, `rdma/…` and then the first by name.
-fn offered(family: ResourceFamily, nodes: &[&NodeView]) -> Option<String> {
+fn offered(family: ResourceFamily, nodes: &[Group<'_>]) -> Option<String> {
     let mut offers: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in nodes {
-        for name in node.allocatable.keys().filter(|name| family.has(name) && node.count(name) > 0) {
-            *offers.entry(name).or_default() += 1;
+    for group in nodes {
+        for name in group.kind.allocatable.keys().filter(|name| family.has(name) && group.kind.count(name) > 0) {
+            *offers.entry(name).or_default() += group.count();
         }
     }
     let best =

@@ -1,13 +1,13 @@
 //! The mutation of one pod: a typed view decides, the raw object is patched. Pure: object and context in, patch and reasons out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use json_patch::Patch;
 use policies::{
     names::{annotation, label},
+    node_map::NodeMap,
     plan::{self, Plan},
     profile::Profiles,
-    select::NodeView,
 };
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ pub struct Context<'a> {
     /// Annotations of the pod's namespace; empty where they are not known.
     pub namespace_annotations: &'a BTreeMap<String, String>,
     /// Every node of the cluster.
-    pub nodes: &'a [Arc<NodeView>],
+    pub nodes: &'a NodeMap,
     /// The profiles in force.
     pub profiles: &'a Profiles,
     /// The namespace's name; empty where it is not known.
@@ -95,7 +95,7 @@ pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
     if let (Some(workers), Some(group)) = (context.workers, &intent.group) {
         intent.siblings = workers::siblings(workers, context.namespace, group, &intent);
     }
-    let plan = plan::plan(context.profiles, context.nodes.iter().map(Arc::as_ref), &intent);
+    let plan = plan::plan(context.profiles, context.nodes, &intent);
     outcome.profile.clone_from(&plan.profile);
     outcome.reasons.extend(plan.reasons.iter().cloned());
     outcome.warnings.extend(plan.warnings.iter().cloned());
@@ -109,8 +109,8 @@ pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
     let preset = intent
         .node_name
         .as_ref()
-        .and_then(|name| context.nodes.iter().find(|node| node.name == *name))
-        .map(|node| plan::bind_values(context.profiles, node))
+        .and_then(|name| context.nodes.get(name))
+        .map(|node| plan::bind_values(context.profiles, &node.kind))
         .unwrap_or_default();
 
     let mut builder = Builder::new(pod);

@@ -21,6 +21,7 @@ use futures::{StreamExt as _, stream};
 use json_patch::Patch;
 use kube::runtime::watcher::Event;
 use policies::{
+    node_map::{Pool, SharedNode},
     profile::Profiles,
     room::{Charged, QuotaView},
     select::NodeView,
@@ -60,10 +61,10 @@ fn mirror<T: Named + PartialEq>(objects: Option<Vec<T>>) -> Mirror<T> {
     mirror
 }
 
-fn nodes() -> Vec<NodeView> {
+fn nodes() -> Vec<SharedNode> {
     let labels = [("railbind.dev/fabric", "roce"), ("railbind.dev/gid-index", "3")];
     let labels = labels.map(|(key, value)| (key.into(), value.into())).into();
-    vec![NodeView { name: "node-a".into(), labels, ..NodeView::default() }]
+    vec![Pool::default().share(NodeView { name: "node-a".into(), labels, ..NodeView::default() })]
 }
 
 fn namespaces() -> Vec<NamespaceView> {
