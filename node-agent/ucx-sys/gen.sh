@@ -26,8 +26,8 @@ generate() {
 
 none='$^'
 generate LibUcp \
-  'ucp_(get_version|config_read|config_release|config_modify|init_version|cleanup|context_query|context_print_info)' \
-  "$none" 'ucp_params_field|ucp_feature|ucp_context_attr_field'
+  'ucp_(get_version|config_read|config_release|config_modify|init_version|cleanup|context_query|context_print_info|worker_create|worker_destroy|worker_progress|worker_get_address|worker_release_address|ep_create|ep_close_nbx|ep_flush_nbx|ep_query|ep_print_info|ep_rkey_unpack|rkey_destroy|rkey_pack|rkey_buffer_release|mem_map|mem_unmap|mem_query|put_nbx|get_nbx|tag_send_nbx|tag_recv_nbx|request_query|request_free)' \
+  "$none" 'ucp_params_field|ucp_feature|ucp_context_attr_field|ucp_worker_params_field|ucp_ep_params_field|ucp_ep_attr_field|ucp_ep_close_flags_t|ucp_mem_map_params_field|ucp_mem_attr_field|ucp_op_attr_t|ucp_req_attr_field|ucs_memory_type'
 generate LibUct \
   'uct_(query_components|release_component_list|component_query|md_config_read|config_release|md_open|md_close|md_query|md_query_tl_resources|release_tl_resource_list)' \
   "$none" 'uct_component_attr_field|uct_device_type_t'

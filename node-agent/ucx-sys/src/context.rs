@@ -18,8 +18,8 @@ const NEWEST_MINOR: u32 = 13;
 
 /// A UCP context.
 pub struct Context<'a> {
-    library: &'a Library,
-    handle: ucp_context_h,
+    pub(crate) library: &'a Library,
+    pub(crate) handle: ucp_context_h,
 }
 
 impl<'a> Context<'a> {

@@ -1,7 +1,7 @@
 //! UCX, resolved at run time: one binary works with any UCX from 1.13 on, and without one.
 //!
 //! Three layers. [`search`] finds the library's files, [`Library`] loads them, and [`Context`], [`Library::components`] and
-//! [`Library::settings`] ask it. The bindings under `bindings/` are made by `gen.sh` and checked in. What UCX only says as text
+//! [`Library::settings`] ask it; [`Worker`], [`Mapped`] and [`Endpoint`] move data. The bindings under `bindings/` are made by `gen.sh` and checked in. What UCX only says as text
 //! (its context's resources, its settings, its warnings) is understood in [`text`], which touches nothing.
 //!
 //! **Only for a process that may die.** UCX runs code in its constructors, aborts on its own assertions, and two copies of a
@@ -21,20 +21,26 @@ mod bindings {
     pub(crate) mod ucs;
     pub(crate) mod uct;
 }
+mod block;
 mod component;
 mod context;
+mod endpoint;
 mod library;
 mod memory;
 mod printer;
 pub mod search;
 mod settings;
 pub mod text;
+mod worker;
 
+pub use block::{Block, HostBlock, Kind, within};
 pub use component::{Component, DeviceType, Domain, Transport};
 pub use context::Context;
+pub use endpoint::{Endpoint, Part, Post, Remote};
 pub use library::{Error, Library, Version, mapped};
 pub use memory::MemoryTypes;
 pub use settings::Setting;
+pub use worker::{Mapped, Worker};
 
 /// Ends this process at once, without destructors of loaded libraries: `_exit(2)`.
 ///

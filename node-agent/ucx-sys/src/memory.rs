@@ -11,6 +11,15 @@ const NAMES: [&str; 10] =
     ["host", "cuda", "cuda-managed", "rocm", "rocm-managed", "rdma", "ze-host", "ze-device", "ze-managed", "gaudi"];
 
 impl MemoryTypes {
+    /// Whether memory of this kind is among them.
+    pub fn has(self, kind: crate::Kind) -> bool {
+        let bit = match kind {
+            crate::Kind::Host => 0,
+            crate::Kind::Cuda => 1,
+        };
+        self.0 >> bit & 1 == 1
+    }
+
     /// UCX's names of its members; `type-N` for one that this version does not know.
     pub fn names(self) -> Vec<String> {
         let members = (0..64_usize).filter(|bit| self.0 >> bit & 1 == 1);

@@ -71,6 +71,78 @@ pub fn resources(info: &str) -> Vec<String> {
     lines.collect()
 }
 
+/// One lane of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    /// `tcp/eth0`.
+    pub pair: String,
+    /// What it is for: `rma_bw`, `am`…, without numbers.
+    pub uses: Vec<String>,
+}
+
+/// The lanes of an endpoint, from `ucp_ep_print_info`.
+///
+/// `#               lane[0]:  1:tcp/lo.0 md[1]           -> md[1]/tcp/sysdev[255] rma_bw#0 am am_bw#0 wireup`
+pub fn lanes(info: &str) -> Vec<Lane> {
+    let lines = info.lines().filter_map(|line| {
+        let rest = line.trim_start_matches('#').trim_start().strip_prefix("lane[")?;
+        let (_, rest) = rest.split_once("]:")?;
+        let mut words = rest.split_whitespace();
+        let (_, resource) = words.next()?.split_once(':')?;
+        // The path's number ends it: `mlx5_0:1.0`.
+        let (pair, _) = resource.rsplit_once('.')?;
+        pair.contains('/').then(|| Lane {
+            pair: pair.into(),
+            uses: words
+                .filter(|word| !word.contains(['[', '>']))
+                .map(|word| word.split('#').next().unwrap_or(word).into())
+                .collect(),
+        })
+    });
+    lines.collect()
+}
+
+/// The transports that the description of a request names, in the order in which they are named and without a path's number, each
+/// with its share in per cent where one is told.
+///
+/// `put from host memory length 1048576 zero-copy 50% on rc_mlx5/mlx5_0:1/path0 and 50% on rc_mlx5/mlx5_1:1/path0`
+pub fn used(info: &str) -> Vec<(String, Option<u32>)> {
+    let mut found: Vec<(String, Option<u32>)> = Vec::new();
+    let words: Vec<&str> = info.split_whitespace().collect();
+    for (index, word) in words.iter().enumerate() {
+        let mut parts = word.trim_matches([',', ';', '(', ')']).splitn(3, '/');
+        let (Some(transport), Some(device)) = (parts.next(), parts.next()) else { continue };
+        let plain = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
+        // `cuda/GPU0` is memory, and `11256.2 MB/s` a rate.
+        if !plain(transport)
+            || device.is_empty()
+            || device.starts_with("GPU")
+            || transport.starts_with(|c: char| c.is_ascii_digit())
+        {
+            continue;
+        }
+        let share = index.checked_sub(2).filter(|_| words[index - 1] == "on");
+        let share = share.and_then(|at| words[at].strip_suffix('%')?.parse().ok());
+        let pair = format!("{transport}/{device}");
+        match found.iter_mut().find(|(known, _)| *known == pair) {
+            Some((_, known)) => *known = known.zip(share).map(|(a, b): (u32, u32)| a + b),
+            None => found.push((pair, share)),
+        }
+    }
+    found
+}
+
+/// What the description of a request says of how the bytes move: all between the length and the first transport.
+pub fn protocol(info: &str) -> Option<String> {
+    let (_, rest) = info.split_once(" length ")?;
+    let (_, rest) = rest.split_once(' ')?;
+    let words = rest.split_whitespace().take_while(|word| !word.contains('/') && !word.ends_with('%'));
+    let text = words.collect::<Vec<_>>().join(" ");
+    (!text.is_empty()).then_some(text)
+}
+
 /// The settings of a dump, without their prefix. A line that is no setting belongs to nothing.
 pub fn settings(dump: &str, prefix: &str) -> BTreeMap<String, String> {
     let lines = dump.lines().filter_map(|line| {

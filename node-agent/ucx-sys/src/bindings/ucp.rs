@@ -3,6 +3,20 @@
 // Made by gen.sh from the headers of UCX 1.22; not edited by hand.
 pub type FILE = libc::FILE;
 
+pub const UCS_MEMORY_TYPE_HOST: ucs_memory_type = 0;
+pub const UCS_MEMORY_TYPE_CUDA: ucs_memory_type = 1;
+pub const UCS_MEMORY_TYPE_CUDA_MANAGED: ucs_memory_type = 2;
+pub const UCS_MEMORY_TYPE_ROCM: ucs_memory_type = 3;
+pub const UCS_MEMORY_TYPE_ROCM_MANAGED: ucs_memory_type = 4;
+pub const UCS_MEMORY_TYPE_RDMA: ucs_memory_type = 5;
+pub const UCS_MEMORY_TYPE_ZE_HOST: ucs_memory_type = 6;
+pub const UCS_MEMORY_TYPE_ZE_DEVICE: ucs_memory_type = 7;
+pub const UCS_MEMORY_TYPE_ZE_MANAGED: ucs_memory_type = 8;
+pub const UCS_MEMORY_TYPE_GAUDI: ucs_memory_type = 9;
+pub const UCS_MEMORY_TYPE_LAST: ucs_memory_type = 10;
+pub const UCS_MEMORY_TYPE_UNKNOWN: ucs_memory_type = 10;
+pub type ucs_memory_type = ::std::os::raw::c_uint;
+pub use self::ucs_memory_type as ucs_memory_type_t;
 pub const UCS_OK: ucs_status_t = 0;
 pub const UCS_INPROGRESS: ucs_status_t = 1;
 pub const UCS_ERR_NO_MESSAGE: ucs_status_t = -1;
@@ -37,8 +51,33 @@ pub const UCS_ERR_ENDPOINT_TIMEOUT: ucs_status_t = -80;
 pub const UCS_ERR_LAST_ENDPOINT_FAILURE: ucs_status_t = -89;
 pub const UCS_ERR_LAST: ucs_status_t = -100;
 pub type ucs_status_t = ::std::os::raw::c_schar;
+pub type ucs_status_ptr_t = *mut ::std::os::raw::c_void;
 pub type __off_t = ::std::os::raw::c_long;
 pub type __off64_t = ::std::os::raw::c_long;
+pub type __socklen_t = ::std::os::raw::c_uint;
+pub type socklen_t = __socklen_t;
+pub type sa_family_t = ::std::os::raw::c_ushort;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct sockaddr {
+    pub sa_family: sa_family_t,
+    pub sa_data: [::std::os::raw::c_char; 14usize],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct sockaddr_storage {
+    pub ss_family: sa_family_t,
+    pub __ss_padding: [::std::os::raw::c_char; 118usize],
+    pub __ss_align: ::std::os::raw::c_ulong,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucs_sock_addr {
+    pub addr: *const sockaddr,
+    pub addrlen: socklen_t,
+}
+pub type ucs_sock_addr_t = ucs_sock_addr;
+pub type ucp_tag_recv_info_t = ucp_tag_recv_info;
 #[repr(C)]
 #[derive(Debug)]
 pub struct ucp_context {
@@ -51,15 +90,144 @@ pub struct ucp_config {
     _unused: [u8; 0],
 }
 pub type ucp_config_t = ucp_config;
+#[repr(C)]
+#[derive(Debug)]
+pub struct ucp_ep {
+    _unused: [u8; 0],
+}
+pub type ucp_ep_h = *mut ucp_ep;
+#[repr(C)]
+#[derive(Debug)]
+pub struct ucp_conn_request {
+    _unused: [u8; 0],
+}
+pub type ucp_conn_request_h = *mut ucp_conn_request;
+#[repr(C)]
+#[derive(Debug)]
+pub struct ucp_address {
+    _unused: [u8; 0],
+}
+pub type ucp_address_t = ucp_address;
+pub const UCP_ERR_HANDLING_MODE_NONE: ucp_err_handling_mode_t = 0;
+pub const UCP_ERR_HANDLING_MODE_PEER: ucp_err_handling_mode_t = 1;
+pub const UCP_ERR_HANDLING_MODE_FAILOVER: ucp_err_handling_mode_t = 2;
+pub type ucp_err_handling_mode_t = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug)]
+pub struct ucp_rkey {
+    _unused: [u8; 0],
+}
+pub type ucp_rkey_h = *mut ucp_rkey;
+#[repr(C)]
+#[derive(Debug)]
+pub struct ucp_mem {
+    _unused: [u8; 0],
+}
+pub type ucp_mem_h = *mut ucp_mem;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_mem_attr {
+    pub field_mask: u64,
+    pub address: *mut ::std::os::raw::c_void,
+    pub length: usize,
+    pub mem_type: ucs_memory_type_t,
+}
+pub type ucp_mem_attr_t = ucp_mem_attr;
+pub const UCP_MEM_ATTR_FIELD_ADDRESS: ucp_mem_attr_field = 1;
+pub const UCP_MEM_ATTR_FIELD_LENGTH: ucp_mem_attr_field = 2;
+pub const UCP_MEM_ATTR_FIELD_MEM_TYPE: ucp_mem_attr_field = 4;
+pub type ucp_mem_attr_field = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug)]
+pub struct ucp_worker {
+    _unused: [u8; 0],
+}
+pub type ucp_worker_h = *mut ucp_worker;
+pub type ucp_tag_t = u64;
+pub type ucp_datatype_t = u64;
 pub type ucp_request_init_callback_t =
     ::std::option::Option<unsafe extern "C" fn(request: *mut ::std::os::raw::c_void)>;
 pub type ucp_request_cleanup_callback_t =
     ::std::option::Option<unsafe extern "C" fn(request: *mut ::std::os::raw::c_void)>;
+pub type ucp_send_nbx_callback_t = ::std::option::Option<
+    unsafe extern "C" fn(
+        request: *mut ::std::os::raw::c_void,
+        status: ucs_status_t,
+        user_data: *mut ::std::os::raw::c_void,
+    ),
+>;
+pub type ucp_err_handler_cb_t =
+    ::std::option::Option<unsafe extern "C" fn(arg: *mut ::std::os::raw::c_void, ep: ucp_ep_h, status: ucs_status_t)>;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_err_handler {
+    pub cb: ucp_err_handler_cb_t,
+    pub arg: *mut ::std::os::raw::c_void,
+}
+pub type ucp_err_handler_t = ucp_err_handler;
+pub type ucp_stream_recv_nbx_callback_t = ::std::option::Option<
+    unsafe extern "C" fn(
+        request: *mut ::std::os::raw::c_void,
+        status: ucs_status_t,
+        length: usize,
+        user_data: *mut ::std::os::raw::c_void,
+    ),
+>;
+pub type ucp_tag_recv_nbx_callback_t = ::std::option::Option<
+    unsafe extern "C" fn(
+        request: *mut ::std::os::raw::c_void,
+        status: ucs_status_t,
+        tag_info: *const ucp_tag_recv_info_t,
+        user_data: *mut ::std::os::raw::c_void,
+    ),
+>;
+pub type ucp_am_recv_data_nbx_callback_t = ::std::option::Option<
+    unsafe extern "C" fn(
+        request: *mut ::std::os::raw::c_void,
+        status: ucs_status_t,
+        length: usize,
+        user_data: *mut ::std::os::raw::c_void,
+    ),
+>;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_ep_params {
+    pub field_mask: u64,
+    pub address: *const ucp_address_t,
+    pub err_mode: ucp_err_handling_mode_t,
+    pub err_handler: ucp_err_handler_t,
+    pub user_data: *mut ::std::os::raw::c_void,
+    pub flags: ::std::os::raw::c_uint,
+    pub sockaddr: ucs_sock_addr_t,
+    pub conn_request: ucp_conn_request_h,
+    pub name: *const ::std::os::raw::c_char,
+    pub local_sockaddr: ucs_sock_addr_t,
+}
+pub type ucp_ep_params_t = ucp_ep_params;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_transport_entry_t {
+    pub transport_name: *const ::std::os::raw::c_char,
+    pub device_name: *const ::std::os::raw::c_char,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_transports_t {
+    pub entries: *mut ucp_transport_entry_t,
+    pub num_entries: ::std::os::raw::c_uint,
+    pub entry_size: usize,
+}
 pub const UCS_THREAD_MODE_SINGLE: ucs_thread_mode_t = 0;
 pub const UCS_THREAD_MODE_SERIALIZED: ucs_thread_mode_t = 1;
 pub const UCS_THREAD_MODE_MULTI: ucs_thread_mode_t = 2;
 pub const UCS_THREAD_MODE_LAST: ucs_thread_mode_t = 3;
 pub type ucs_thread_mode_t = ::std::os::raw::c_uint;
+pub type ucs_cpu_mask_t = ::std::os::raw::c_ulong;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucs_cpu_set_t {
+    pub ucs_bits: [ucs_cpu_mask_t; 16usize],
+}
 pub const UCP_PARAM_FIELD_FEATURES: ucp_params_field = 1;
 pub const UCP_PARAM_FIELD_REQUEST_SIZE: ucp_params_field = 2;
 pub const UCP_PARAM_FIELD_REQUEST_INIT: ucp_params_field = 4;
@@ -81,12 +249,63 @@ pub const UCP_FEATURE_AM: ucp_feature = 64;
 pub const UCP_FEATURE_EXPORTED_MEMH: ucp_feature = 128;
 pub const UCP_FEATURE_DEVICE: ucp_feature = 256;
 pub type ucp_feature = ::std::os::raw::c_uint;
+pub const UCP_WORKER_PARAM_FIELD_THREAD_MODE: ucp_worker_params_field = 1;
+pub const UCP_WORKER_PARAM_FIELD_CPU_MASK: ucp_worker_params_field = 2;
+pub const UCP_WORKER_PARAM_FIELD_EVENTS: ucp_worker_params_field = 4;
+pub const UCP_WORKER_PARAM_FIELD_USER_DATA: ucp_worker_params_field = 8;
+pub const UCP_WORKER_PARAM_FIELD_EVENT_FD: ucp_worker_params_field = 16;
+pub const UCP_WORKER_PARAM_FIELD_FLAGS: ucp_worker_params_field = 32;
+pub const UCP_WORKER_PARAM_FIELD_NAME: ucp_worker_params_field = 64;
+pub const UCP_WORKER_PARAM_FIELD_AM_ALIGNMENT: ucp_worker_params_field = 128;
+pub const UCP_WORKER_PARAM_FIELD_CLIENT_ID: ucp_worker_params_field = 256;
+pub type ucp_worker_params_field = ::std::os::raw::c_uint;
+pub const UCP_EP_PARAM_FIELD_REMOTE_ADDRESS: ucp_ep_params_field = 1;
+pub const UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE: ucp_ep_params_field = 2;
+pub const UCP_EP_PARAM_FIELD_ERR_HANDLER: ucp_ep_params_field = 4;
+pub const UCP_EP_PARAM_FIELD_USER_DATA: ucp_ep_params_field = 8;
+pub const UCP_EP_PARAM_FIELD_SOCK_ADDR: ucp_ep_params_field = 16;
+pub const UCP_EP_PARAM_FIELD_FLAGS: ucp_ep_params_field = 32;
+pub const UCP_EP_PARAM_FIELD_CONN_REQUEST: ucp_ep_params_field = 64;
+pub const UCP_EP_PARAM_FIELD_NAME: ucp_ep_params_field = 128;
+pub const UCP_EP_PARAM_FIELD_LOCAL_SOCK_ADDR: ucp_ep_params_field = 256;
+pub type ucp_ep_params_field = ::std::os::raw::c_uint;
+pub const UCP_EP_CLOSE_FLAG_FORCE: ucp_ep_close_flags_t = 1;
+pub type ucp_ep_close_flags_t = ::std::os::raw::c_uint;
+pub const UCP_MEM_MAP_PARAM_FIELD_ADDRESS: ucp_mem_map_params_field = 1;
+pub const UCP_MEM_MAP_PARAM_FIELD_LENGTH: ucp_mem_map_params_field = 2;
+pub const UCP_MEM_MAP_PARAM_FIELD_FLAGS: ucp_mem_map_params_field = 4;
+pub const UCP_MEM_MAP_PARAM_FIELD_PROT: ucp_mem_map_params_field = 8;
+pub const UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE: ucp_mem_map_params_field = 16;
+pub const UCP_MEM_MAP_PARAM_FIELD_EXPORTED_MEMH_BUFFER: ucp_mem_map_params_field = 32;
+pub type ucp_mem_map_params_field = ::std::os::raw::c_uint;
 pub const UCP_ATTR_FIELD_REQUEST_SIZE: ucp_context_attr_field = 1;
 pub const UCP_ATTR_FIELD_THREAD_MODE: ucp_context_attr_field = 2;
 pub const UCP_ATTR_FIELD_MEMORY_TYPES: ucp_context_attr_field = 4;
 pub const UCP_ATTR_FIELD_NAME: ucp_context_attr_field = 8;
 pub const UCP_ATTR_FIELD_DEVICE_COUNTER_SIZE: ucp_context_attr_field = 16;
 pub type ucp_context_attr_field = ::std::os::raw::c_uint;
+pub const UCP_OP_ATTR_FIELD_REQUEST: ucp_op_attr_t = 1;
+pub const UCP_OP_ATTR_FIELD_CALLBACK: ucp_op_attr_t = 2;
+pub const UCP_OP_ATTR_FIELD_USER_DATA: ucp_op_attr_t = 4;
+pub const UCP_OP_ATTR_FIELD_DATATYPE: ucp_op_attr_t = 8;
+pub const UCP_OP_ATTR_FIELD_FLAGS: ucp_op_attr_t = 16;
+pub const UCP_OP_ATTR_FIELD_REPLY_BUFFER: ucp_op_attr_t = 32;
+pub const UCP_OP_ATTR_FIELD_MEMORY_TYPE: ucp_op_attr_t = 64;
+pub const UCP_OP_ATTR_FIELD_RECV_INFO: ucp_op_attr_t = 128;
+pub const UCP_OP_ATTR_FIELD_MEMH: ucp_op_attr_t = 256;
+pub const UCP_OP_ATTR_FIELD_REMOTE_DATATYPE: ucp_op_attr_t = 512;
+pub const UCP_OP_ATTR_FIELD_REMOTE: ucp_op_attr_t = 1024;
+pub const UCP_OP_ATTR_FIELD_REMOTE_COUNT: ucp_op_attr_t = 2048;
+pub const UCP_OP_ATTR_FLAG_NO_IMM_CMPL: ucp_op_attr_t = 65536;
+pub const UCP_OP_ATTR_FLAG_FAST_CMPL: ucp_op_attr_t = 131072;
+pub const UCP_OP_ATTR_FLAG_FORCE_IMM_CMPL: ucp_op_attr_t = 262144;
+pub const UCP_OP_ATTR_FLAG_MULTI_SEND: ucp_op_attr_t = 524288;
+pub type ucp_op_attr_t = ::std::os::raw::c_uint;
+pub const UCP_REQUEST_ATTR_FIELD_INFO_STRING: ucp_req_attr_field = 1;
+pub const UCP_REQUEST_ATTR_FIELD_INFO_STRING_SIZE: ucp_req_attr_field = 2;
+pub const UCP_REQUEST_ATTR_FIELD_STATUS: ucp_req_attr_field = 4;
+pub const UCP_REQUEST_ATTR_FIELD_MEM_TYPE: ucp_req_attr_field = 8;
+pub type ucp_req_attr_field = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ucp_params {
@@ -114,8 +333,117 @@ pub struct ucp_context_attr {
     pub device_counter_size: usize,
 }
 pub type ucp_context_attr_t = ucp_context_attr;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_worker_params {
+    pub field_mask: u64,
+    pub thread_mode: ucs_thread_mode_t,
+    pub cpu_mask: ucs_cpu_set_t,
+    pub events: ::std::os::raw::c_uint,
+    pub user_data: *mut ::std::os::raw::c_void,
+    pub event_fd: ::std::os::raw::c_int,
+    pub flags: u64,
+    pub name: *const ::std::os::raw::c_char,
+    pub am_alignment: usize,
+    pub client_id: u64,
+}
+pub type ucp_worker_params_t = ucp_worker_params;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_mem_map_params {
+    pub field_mask: u64,
+    pub address: *mut ::std::os::raw::c_void,
+    pub length: usize,
+    pub flags: ::std::os::raw::c_uint,
+    pub prot: ::std::os::raw::c_uint,
+    pub memory_type: ucs_memory_type_t,
+    pub exported_memh_buffer: *const ::std::os::raw::c_void,
+}
+pub type ucp_mem_map_params_t = ucp_mem_map_params;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_tag_recv_info {
+    pub sender_tag: ucp_tag_t,
+    pub length: usize,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct ucp_request_param_t {
+    pub op_attr_mask: u32,
+    pub flags: u32,
+    pub request: *mut ::std::os::raw::c_void,
+    pub cb: ucp_request_param_t__bindgen_ty_1,
+    pub datatype: ucp_datatype_t,
+    pub user_data: *mut ::std::os::raw::c_void,
+    pub reply_buffer: *mut ::std::os::raw::c_void,
+    pub memory_type: ucs_memory_type_t,
+    pub recv_info: ucp_request_param_t__bindgen_ty_2,
+    pub memh: ucp_mem_h,
+    pub remote_datatype: ucp_datatype_t,
+    pub remote: *const ::std::os::raw::c_void,
+    pub remote_count: usize,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union ucp_request_param_t__bindgen_ty_1 {
+    pub send: ucp_send_nbx_callback_t,
+    pub recv: ucp_tag_recv_nbx_callback_t,
+    pub recv_stream: ucp_stream_recv_nbx_callback_t,
+    pub recv_am: ucp_am_recv_data_nbx_callback_t,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union ucp_request_param_t__bindgen_ty_2 {
+    pub length: *mut usize,
+    pub tag_info: *mut ucp_tag_recv_info_t,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_request_attr_t {
+    pub field_mask: u64,
+    pub debug_string: *mut ::std::os::raw::c_char,
+    pub debug_string_size: usize,
+    pub status: ucs_status_t,
+    pub mem_type: ucs_memory_type_t,
+}
+pub const UCP_EP_ATTR_FIELD_NAME: ucp_ep_attr_field = 1;
+pub const UCP_EP_ATTR_FIELD_LOCAL_SOCKADDR: ucp_ep_attr_field = 2;
+pub const UCP_EP_ATTR_FIELD_REMOTE_SOCKADDR: ucp_ep_attr_field = 4;
+pub const UCP_EP_ATTR_FIELD_TRANSPORTS: ucp_ep_attr_field = 8;
+pub const UCP_EP_ATTR_FIELD_USER_DATA: ucp_ep_attr_field = 16;
+pub type ucp_ep_attr_field = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct ucp_ep_attr {
+    pub field_mask: u64,
+    pub name: [::std::os::raw::c_char; 32usize],
+    pub local_sockaddr: sockaddr_storage,
+    pub remote_sockaddr: sockaddr_storage,
+    pub transports: ucp_transports_t,
+    pub user_data: *mut ::std::os::raw::c_void,
+}
+pub type ucp_ep_attr_t = ucp_ep_attr;
 pub struct LibUcp {
     __library: ::libloading::Library,
+    pub ucp_rkey_pack: Result<
+        unsafe extern "C" fn(
+            context: ucp_context_h,
+            memh: ucp_mem_h,
+            rkey_buffer_p: *mut *mut ::std::os::raw::c_void,
+            size_p: *mut usize,
+        ) -> ucs_status_t,
+        ::libloading::Error,
+    >,
+    pub ucp_rkey_buffer_release:
+        Result<unsafe extern "C" fn(rkey_buffer: *mut ::std::os::raw::c_void), ::libloading::Error>,
+    pub ucp_worker_get_address: Result<
+        unsafe extern "C" fn(
+            worker: ucp_worker_h,
+            address_p: *mut *mut ucp_address_t,
+            address_length_p: *mut usize,
+        ) -> ucs_status_t,
+        ::libloading::Error,
+    >,
     pub ucp_config_read: Result<
         unsafe extern "C" fn(
             env_prefix: *const ::std::os::raw::c_char,
@@ -158,6 +486,103 @@ pub struct LibUcp {
     >,
     pub ucp_context_print_info:
         Result<unsafe extern "C" fn(context: ucp_context_h, stream: *mut FILE), ::libloading::Error>,
+    pub ucp_worker_create: Result<
+        unsafe extern "C" fn(
+            context: ucp_context_h,
+            params: *const ucp_worker_params_t,
+            worker_p: *mut ucp_worker_h,
+        ) -> ucs_status_t,
+        ::libloading::Error,
+    >,
+    pub ucp_worker_destroy: Result<unsafe extern "C" fn(worker: ucp_worker_h), ::libloading::Error>,
+    pub ucp_worker_release_address:
+        Result<unsafe extern "C" fn(worker: ucp_worker_h, address: *mut ucp_address_t), ::libloading::Error>,
+    pub ucp_worker_progress:
+        Result<unsafe extern "C" fn(worker: ucp_worker_h) -> ::std::os::raw::c_uint, ::libloading::Error>,
+    pub ucp_request_query: Result<
+        unsafe extern "C" fn(request: *mut ::std::os::raw::c_void, attr: *mut ucp_request_attr_t) -> ucs_status_t,
+        ::libloading::Error,
+    >,
+    pub ucp_ep_create: Result<
+        unsafe extern "C" fn(worker: ucp_worker_h, params: *const ucp_ep_params_t, ep_p: *mut ucp_ep_h) -> ucs_status_t,
+        ::libloading::Error,
+    >,
+    pub ucp_ep_close_nbx: Result<
+        unsafe extern "C" fn(ep: ucp_ep_h, param: *const ucp_request_param_t) -> ucs_status_ptr_t,
+        ::libloading::Error,
+    >,
+    pub ucp_ep_print_info: Result<unsafe extern "C" fn(ep: ucp_ep_h, stream: *mut FILE), ::libloading::Error>,
+    pub ucp_ep_flush_nbx: Result<
+        unsafe extern "C" fn(ep: ucp_ep_h, param: *const ucp_request_param_t) -> ucs_status_ptr_t,
+        ::libloading::Error,
+    >,
+    pub ucp_mem_map: Result<
+        unsafe extern "C" fn(
+            context: ucp_context_h,
+            params: *const ucp_mem_map_params_t,
+            memh_p: *mut ucp_mem_h,
+        ) -> ucs_status_t,
+        ::libloading::Error,
+    >,
+    pub ucp_mem_unmap:
+        Result<unsafe extern "C" fn(context: ucp_context_h, memh: ucp_mem_h) -> ucs_status_t, ::libloading::Error>,
+    pub ucp_mem_query:
+        Result<unsafe extern "C" fn(memh: ucp_mem_h, attr: *mut ucp_mem_attr_t) -> ucs_status_t, ::libloading::Error>,
+    pub ucp_ep_rkey_unpack: Result<
+        unsafe extern "C" fn(
+            ep: ucp_ep_h,
+            rkey_buffer: *const ::std::os::raw::c_void,
+            rkey_p: *mut ucp_rkey_h,
+        ) -> ucs_status_t,
+        ::libloading::Error,
+    >,
+    pub ucp_rkey_destroy: Result<unsafe extern "C" fn(rkey: ucp_rkey_h), ::libloading::Error>,
+    pub ucp_tag_send_nbx: Result<
+        unsafe extern "C" fn(
+            ep: ucp_ep_h,
+            buffer: *const ::std::os::raw::c_void,
+            count: usize,
+            tag: ucp_tag_t,
+            param: *const ucp_request_param_t,
+        ) -> ucs_status_ptr_t,
+        ::libloading::Error,
+    >,
+    pub ucp_tag_recv_nbx: Result<
+        unsafe extern "C" fn(
+            worker: ucp_worker_h,
+            buffer: *mut ::std::os::raw::c_void,
+            count: usize,
+            tag: ucp_tag_t,
+            tag_mask: ucp_tag_t,
+            param: *const ucp_request_param_t,
+        ) -> ucs_status_ptr_t,
+        ::libloading::Error,
+    >,
+    pub ucp_put_nbx: Result<
+        unsafe extern "C" fn(
+            ep: ucp_ep_h,
+            buffer: *const ::std::os::raw::c_void,
+            count: usize,
+            remote_addr: u64,
+            rkey: ucp_rkey_h,
+            param: *const ucp_request_param_t,
+        ) -> ucs_status_ptr_t,
+        ::libloading::Error,
+    >,
+    pub ucp_get_nbx: Result<
+        unsafe extern "C" fn(
+            ep: ucp_ep_h,
+            buffer: *mut ::std::os::raw::c_void,
+            count: usize,
+            remote_addr: u64,
+            rkey: ucp_rkey_h,
+            param: *const ucp_request_param_t,
+        ) -> ucs_status_ptr_t,
+        ::libloading::Error,
+    >,
+    pub ucp_request_free: Result<unsafe extern "C" fn(request: *mut ::std::os::raw::c_void), ::libloading::Error>,
+    pub ucp_ep_query:
+        Result<unsafe extern "C" fn(ep: ucp_ep_h, attr: *mut ucp_ep_attr_t) -> ucs_status_t, ::libloading::Error>,
 }
 impl LibUcp {
     pub unsafe fn new<P>(path: P) -> Result<Self, ::libloading::Error>
@@ -173,6 +598,9 @@ impl LibUcp {
         L: Into<::libloading::Library>,
     {
         let __library = library.into();
+        let ucp_rkey_pack = unsafe { __library.get(b"ucp_rkey_pack\0") }.map(|sym| *sym);
+        let ucp_rkey_buffer_release = unsafe { __library.get(b"ucp_rkey_buffer_release\0") }.map(|sym| *sym);
+        let ucp_worker_get_address = unsafe { __library.get(b"ucp_worker_get_address\0") }.map(|sym| *sym);
         let ucp_config_read = unsafe { __library.get(b"ucp_config_read\0") }.map(|sym| *sym);
         let ucp_config_release = unsafe { __library.get(b"ucp_config_release\0") }.map(|sym| *sym);
         let ucp_config_modify = unsafe { __library.get(b"ucp_config_modify\0") }.map(|sym| *sym);
@@ -181,8 +609,31 @@ impl LibUcp {
         let ucp_cleanup = unsafe { __library.get(b"ucp_cleanup\0") }.map(|sym| *sym);
         let ucp_context_query = unsafe { __library.get(b"ucp_context_query\0") }.map(|sym| *sym);
         let ucp_context_print_info = unsafe { __library.get(b"ucp_context_print_info\0") }.map(|sym| *sym);
+        let ucp_worker_create = unsafe { __library.get(b"ucp_worker_create\0") }.map(|sym| *sym);
+        let ucp_worker_destroy = unsafe { __library.get(b"ucp_worker_destroy\0") }.map(|sym| *sym);
+        let ucp_worker_release_address = unsafe { __library.get(b"ucp_worker_release_address\0") }.map(|sym| *sym);
+        let ucp_worker_progress = unsafe { __library.get(b"ucp_worker_progress\0") }.map(|sym| *sym);
+        let ucp_request_query = unsafe { __library.get(b"ucp_request_query\0") }.map(|sym| *sym);
+        let ucp_ep_create = unsafe { __library.get(b"ucp_ep_create\0") }.map(|sym| *sym);
+        let ucp_ep_close_nbx = unsafe { __library.get(b"ucp_ep_close_nbx\0") }.map(|sym| *sym);
+        let ucp_ep_print_info = unsafe { __library.get(b"ucp_ep_print_info\0") }.map(|sym| *sym);
+        let ucp_ep_flush_nbx = unsafe { __library.get(b"ucp_ep_flush_nbx\0") }.map(|sym| *sym);
+        let ucp_mem_map = unsafe { __library.get(b"ucp_mem_map\0") }.map(|sym| *sym);
+        let ucp_mem_unmap = unsafe { __library.get(b"ucp_mem_unmap\0") }.map(|sym| *sym);
+        let ucp_mem_query = unsafe { __library.get(b"ucp_mem_query\0") }.map(|sym| *sym);
+        let ucp_ep_rkey_unpack = unsafe { __library.get(b"ucp_ep_rkey_unpack\0") }.map(|sym| *sym);
+        let ucp_rkey_destroy = unsafe { __library.get(b"ucp_rkey_destroy\0") }.map(|sym| *sym);
+        let ucp_tag_send_nbx = unsafe { __library.get(b"ucp_tag_send_nbx\0") }.map(|sym| *sym);
+        let ucp_tag_recv_nbx = unsafe { __library.get(b"ucp_tag_recv_nbx\0") }.map(|sym| *sym);
+        let ucp_put_nbx = unsafe { __library.get(b"ucp_put_nbx\0") }.map(|sym| *sym);
+        let ucp_get_nbx = unsafe { __library.get(b"ucp_get_nbx\0") }.map(|sym| *sym);
+        let ucp_request_free = unsafe { __library.get(b"ucp_request_free\0") }.map(|sym| *sym);
+        let ucp_ep_query = unsafe { __library.get(b"ucp_ep_query\0") }.map(|sym| *sym);
         Ok(LibUcp {
             __library,
+            ucp_rkey_pack,
+            ucp_rkey_buffer_release,
+            ucp_worker_get_address,
             ucp_config_read,
             ucp_config_release,
             ucp_config_modify,
@@ -191,7 +642,55 @@ impl LibUcp {
             ucp_cleanup,
             ucp_context_query,
             ucp_context_print_info,
+            ucp_worker_create,
+            ucp_worker_destroy,
+            ucp_worker_release_address,
+            ucp_worker_progress,
+            ucp_request_query,
+            ucp_ep_create,
+            ucp_ep_close_nbx,
+            ucp_ep_print_info,
+            ucp_ep_flush_nbx,
+            ucp_mem_map,
+            ucp_mem_unmap,
+            ucp_mem_query,
+            ucp_ep_rkey_unpack,
+            ucp_rkey_destroy,
+            ucp_tag_send_nbx,
+            ucp_tag_recv_nbx,
+            ucp_put_nbx,
+            ucp_get_nbx,
+            ucp_request_free,
+            ucp_ep_query,
         })
+    }
+    pub unsafe fn ucp_rkey_pack(
+        &self,
+        context: ucp_context_h,
+        memh: ucp_mem_h,
+        rkey_buffer_p: *mut *mut ::std::os::raw::c_void,
+        size_p: *mut usize,
+    ) -> ucs_status_t {
+        unsafe {
+            (self.ucp_rkey_pack.as_ref().expect("Expected function, got error."))(context, memh, rkey_buffer_p, size_p)
+        }
+    }
+    pub unsafe fn ucp_rkey_buffer_release(&self, rkey_buffer: *mut ::std::os::raw::c_void) {
+        unsafe { (self.ucp_rkey_buffer_release.as_ref().expect("Expected function, got error."))(rkey_buffer) }
+    }
+    pub unsafe fn ucp_worker_get_address(
+        &self,
+        worker: ucp_worker_h,
+        address_p: *mut *mut ucp_address_t,
+        address_length_p: *mut usize,
+    ) -> ucs_status_t {
+        unsafe {
+            (self.ucp_worker_get_address.as_ref().expect("Expected function, got error."))(
+                worker,
+                address_p,
+                address_length_p,
+            )
+        }
     }
     pub unsafe fn ucp_config_read(
         &self,
@@ -254,5 +753,144 @@ impl LibUcp {
     }
     pub unsafe fn ucp_context_print_info(&self, context: ucp_context_h, stream: *mut FILE) {
         unsafe { (self.ucp_context_print_info.as_ref().expect("Expected function, got error."))(context, stream) }
+    }
+    pub unsafe fn ucp_worker_create(
+        &self,
+        context: ucp_context_h,
+        params: *const ucp_worker_params_t,
+        worker_p: *mut ucp_worker_h,
+    ) -> ucs_status_t {
+        unsafe { (self.ucp_worker_create.as_ref().expect("Expected function, got error."))(context, params, worker_p) }
+    }
+    pub unsafe fn ucp_worker_destroy(&self, worker: ucp_worker_h) {
+        unsafe { (self.ucp_worker_destroy.as_ref().expect("Expected function, got error."))(worker) }
+    }
+    pub unsafe fn ucp_worker_release_address(&self, worker: ucp_worker_h, address: *mut ucp_address_t) {
+        unsafe { (self.ucp_worker_release_address.as_ref().expect("Expected function, got error."))(worker, address) }
+    }
+    pub unsafe fn ucp_worker_progress(&self, worker: ucp_worker_h) -> ::std::os::raw::c_uint {
+        unsafe { (self.ucp_worker_progress.as_ref().expect("Expected function, got error."))(worker) }
+    }
+    pub unsafe fn ucp_request_query(
+        &self,
+        request: *mut ::std::os::raw::c_void,
+        attr: *mut ucp_request_attr_t,
+    ) -> ucs_status_t {
+        unsafe { (self.ucp_request_query.as_ref().expect("Expected function, got error."))(request, attr) }
+    }
+    pub unsafe fn ucp_ep_create(
+        &self,
+        worker: ucp_worker_h,
+        params: *const ucp_ep_params_t,
+        ep_p: *mut ucp_ep_h,
+    ) -> ucs_status_t {
+        unsafe { (self.ucp_ep_create.as_ref().expect("Expected function, got error."))(worker, params, ep_p) }
+    }
+    pub unsafe fn ucp_ep_close_nbx(&self, ep: ucp_ep_h, param: *const ucp_request_param_t) -> ucs_status_ptr_t {
+        unsafe { (self.ucp_ep_close_nbx.as_ref().expect("Expected function, got error."))(ep, param) }
+    }
+    pub unsafe fn ucp_ep_print_info(&self, ep: ucp_ep_h, stream: *mut FILE) {
+        unsafe { (self.ucp_ep_print_info.as_ref().expect("Expected function, got error."))(ep, stream) }
+    }
+    pub unsafe fn ucp_ep_flush_nbx(&self, ep: ucp_ep_h, param: *const ucp_request_param_t) -> ucs_status_ptr_t {
+        unsafe { (self.ucp_ep_flush_nbx.as_ref().expect("Expected function, got error."))(ep, param) }
+    }
+    pub unsafe fn ucp_mem_map(
+        &self,
+        context: ucp_context_h,
+        params: *const ucp_mem_map_params_t,
+        memh_p: *mut ucp_mem_h,
+    ) -> ucs_status_t {
+        unsafe { (self.ucp_mem_map.as_ref().expect("Expected function, got error."))(context, params, memh_p) }
+    }
+    pub unsafe fn ucp_mem_unmap(&self, context: ucp_context_h, memh: ucp_mem_h) -> ucs_status_t {
+        unsafe { (self.ucp_mem_unmap.as_ref().expect("Expected function, got error."))(context, memh) }
+    }
+    pub unsafe fn ucp_mem_query(&self, memh: ucp_mem_h, attr: *mut ucp_mem_attr_t) -> ucs_status_t {
+        unsafe { (self.ucp_mem_query.as_ref().expect("Expected function, got error."))(memh, attr) }
+    }
+    pub unsafe fn ucp_ep_rkey_unpack(
+        &self,
+        ep: ucp_ep_h,
+        rkey_buffer: *const ::std::os::raw::c_void,
+        rkey_p: *mut ucp_rkey_h,
+    ) -> ucs_status_t {
+        unsafe { (self.ucp_ep_rkey_unpack.as_ref().expect("Expected function, got error."))(ep, rkey_buffer, rkey_p) }
+    }
+    pub unsafe fn ucp_rkey_destroy(&self, rkey: ucp_rkey_h) {
+        unsafe { (self.ucp_rkey_destroy.as_ref().expect("Expected function, got error."))(rkey) }
+    }
+    pub unsafe fn ucp_tag_send_nbx(
+        &self,
+        ep: ucp_ep_h,
+        buffer: *const ::std::os::raw::c_void,
+        count: usize,
+        tag: ucp_tag_t,
+        param: *const ucp_request_param_t,
+    ) -> ucs_status_ptr_t {
+        unsafe {
+            (self.ucp_tag_send_nbx.as_ref().expect("Expected function, got error."))(ep, buffer, count, tag, param)
+        }
+    }
+    pub unsafe fn ucp_tag_recv_nbx(
+        &self,
+        worker: ucp_worker_h,
+        buffer: *mut ::std::os::raw::c_void,
+        count: usize,
+        tag: ucp_tag_t,
+        tag_mask: ucp_tag_t,
+        param: *const ucp_request_param_t,
+    ) -> ucs_status_ptr_t {
+        unsafe {
+            (self.ucp_tag_recv_nbx.as_ref().expect("Expected function, got error."))(
+                worker, buffer, count, tag, tag_mask, param,
+            )
+        }
+    }
+    pub unsafe fn ucp_put_nbx(
+        &self,
+        ep: ucp_ep_h,
+        buffer: *const ::std::os::raw::c_void,
+        count: usize,
+        remote_addr: u64,
+        rkey: ucp_rkey_h,
+        param: *const ucp_request_param_t,
+    ) -> ucs_status_ptr_t {
+        unsafe {
+            (self.ucp_put_nbx.as_ref().expect("Expected function, got error."))(
+                ep,
+                buffer,
+                count,
+                remote_addr,
+                rkey,
+                param,
+            )
+        }
+    }
+    pub unsafe fn ucp_get_nbx(
+        &self,
+        ep: ucp_ep_h,
+        buffer: *mut ::std::os::raw::c_void,
+        count: usize,
+        remote_addr: u64,
+        rkey: ucp_rkey_h,
+        param: *const ucp_request_param_t,
+    ) -> ucs_status_ptr_t {
+        unsafe {
+            (self.ucp_get_nbx.as_ref().expect("Expected function, got error."))(
+                ep,
+                buffer,
+                count,
+                remote_addr,
+                rkey,
+                param,
+            )
+        }
+    }
+    pub unsafe fn ucp_request_free(&self, request: *mut ::std::os::raw::c_void) {
+        unsafe { (self.ucp_request_free.as_ref().expect("Expected function, got error."))(request) }
+    }
+    pub unsafe fn ucp_ep_query(&self, ep: ucp_ep_h, attr: *mut ucp_ep_attr_t) -> ucs_status_t {
+        unsafe { (self.ucp_ep_query.as_ref().expect("Expected function, got error."))(ep, attr) }
     }
 }

@@ -87,3 +87,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn lanes_of_an_endpoint() {
+    let info = "#\n# UCP endpoint\n#\n#               peer: <no debug data>\n\
+                #                 lane[0]:  1:tcp/lo.0 md[1]           -> md[1]/tcp/sysdev[255] rma_bw#0 am am_bw#0 wireup\n\
+                #                 lane[1]:  4:rc_mlx5/mlx5_0:1.0 md[4] -> md[4]/ib/sysdev[0] rma#0\n\
+                #\n#                tag_send: 0..<egr/short>..8185..<egr/bcopy>..262144..<rndv>..(inf)\n";
+    let lane = |pair: &str, uses: &[&str]| Lane { pair: pair.into(), uses: uses.iter().map(|&u| u.into()).collect() };
+    let expected = [lane("tcp/lo", &["rma_bw", "am", "am_bw", "wireup"]), lane("rc_mlx5/mlx5_0:1", &["rma"])];
+    assert_eq!(lanes(info), expected);
+}
+
+#[test]
+fn transports_and_protocol_of_a_request() {
+    let cma =
+        "tag_send from host memory length 134217728 rendezvous zero-copy read from remote cma/memory 11256.2 MB/s";
+    assert_eq!(used(cma), [("cma/memory".into(), None)]);
+    assert_eq!(protocol(cma).as_deref(), Some("rendezvous zero-copy read from remote"));
+    let staged = "tag_send from cuda/GPU0 length 33554432 rendezvous fragmented copy-in copy-out tcp/lo";
+    assert_eq!(used(staged), [("tcp/lo".into(), None)]);
+    assert_eq!(protocol(staged).as_deref(), Some("rendezvous fragmented copy-in copy-out"));
+    let rails =
+        "put from host memory length 1048576 zero-copy 60% on rc_mlx5/mlx5_0:1/path0 and 40% on rc_mlx5/mlx5_1:1/path0";
+    assert_eq!(used(rails), [("rc_mlx5/mlx5_0:1".into(), Some(60)), ("rc_mlx5/mlx5_1:1".into(), Some(40))]);
+    assert_eq!(protocol(rails).as_deref(), Some("zero-copy"));
+    assert_eq!((used("<no debug info>"), protocol("<no debug info>")), (vec![], None));
+}
