@@ -7,7 +7,7 @@ use std::{
 };
 
 use cudarc::driver::sys::{
-    CUdevice, CUdevice_attribute as Raw, CUdeviceptr,
+    CUcontext, CUdevice, CUdevice_attribute as Raw, CUdeviceptr,
     CUmemRangeHandleType::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD as DMA_BUF_FD,
 };
 
@@ -145,6 +145,16 @@ impl AsFd for Export<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A GPU's handle and its primary context, retained once.
+pub(crate) fn retain(driver: &Driver, index: u32) -> Result<(CUdevice, CUcontext), Error> {
+    let retain = driver.functions.context_retain.ok_or(Error::Missing("cuDevicePrimaryCtxRetain"))?;
+    let device = driver.device(index)?;
+    let mut context = ptr::null_mut();
+    // SAFETY: the device is valid; the driver writes one pointer.
+    let status = unsafe { retain(&raw mut context, device.handle) };
+    driver.check("cuDevicePrimaryCtxRetain", status).map(|()| (device.handle, context))
 }
 
 /// The device's primary context, current in this thread.

@@ -54,6 +54,9 @@ functions! {
     context_set = "cuCtxSetCurrent" (CUcontext);
     allocate = "cuMemAlloc_v2" (*mut CUdeviceptr, usize);
     free = "cuMemFree_v2" (CUdeviceptr);
+    copy_to_gpu = "cuMemcpyHtoD_v2" (CUdeviceptr, *const c_void, usize);
+    copy_from_gpu = "cuMemcpyDtoH_v2" (*mut c_void, CUdeviceptr, usize);
+    synchronize = "cuCtxSynchronize" ();
     export = "cuMemGetHandleForAddressRange" (*mut c_void, CUdeviceptr, usize, c_int, u64);
 }
 

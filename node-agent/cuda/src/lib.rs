@@ -1,5 +1,5 @@
 //! The NVIDIA driver as a probe needs it: its version, its GPUs, and whether the memory of one can really be exported and
-//! registered with a NIC. An absent driver is a value.
+//! registered with a NIC; and as a transfer needs it: memory of a GPU, behind UCX's [`ucx_sys::Block`]. An absent driver is a value.
 //!
 //! A thin layer over [cudarc](https://docs.rs/cudarc): it finds and loads `libcuda` and names the types and attributes of the newest
 //! CUDA. Its calls are not used, since two of their habits are wrong for a probe on unknown nodes: they panic where an older driver
@@ -8,10 +8,12 @@
 //!
 //! **Only for a process that may die**, as UCX: a driver in trouble hangs in `cuInit`, and contexts take seconds and memory.
 
+mod block;
 mod device;
 mod driver;
 mod verbs;
 
+pub use block::GpuBlock;
 pub use device::{Attribute, Device, Export};
 pub use driver::{Driver, Error, Version, loaded_from};
 pub use verbs::{Nic, Nics, Opened, Unavailable};
