@@ -6,7 +6,9 @@ use anyhow::Context;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use daemon::{AdminArgs, LogArgs};
 
-use crate::{probe, run, survey, uninstall};
+use policies::selftest::{Memory, Op, Size, Sizes};
+
+use crate::{probe, run, selftest, survey, uninstall};
 
 /// Probes what this node's fabric really is and labels the node with it.
 #[derive(Debug, Parser)]
@@ -23,6 +25,9 @@ enum Command {
     /// Load UCX or CUDA in a process of its own, ask it about this node, and print what it says.
     #[command(subcommand)]
     Probe(ProbeCommand),
+    /// Move data between two nodes over UCX and measure it: bandwidth, latency, the transport really used, every byte compared.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Survey this node now, on change and at a period, and keep its Node object's labels true.
     Run(RunArgs),
     /// Remove every label, annotation, condition and NodeFabric that agents wrote, with your own rights. Delete the DaemonSet first.
@@ -90,6 +95,88 @@ pub enum ProbeChild {
     Cuda,
 }
 
+/// `railbind-agent bench`. The `UCX_` variables of each side's environment are in force there, as they would be for a worker.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BenchCommand {
+    /// Wait for clients and lend them this node's memory, one at a time.
+    ///
+    /// Without --secret-file, whoever reaches the address can start transfers: for use by hand, on a network that you trust. The
+    /// connection is not encrypted either way; the secret keeps strangers out.
+    Server(BenchServerArgs),
+    /// Measure transfers between this node and a server's.
+    Client(BenchClientArgs),
+    /// What both run in their child process.
+    #[command(hide = true)]
+    Child {
+        /// Folders to take UCX from.
+        #[arg(long = "ucx-lib", value_name = "DIR")]
+        ucx_folders: Vec<PathBuf>,
+    },
+}
+
+/// `railbind-agent bench server`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BenchServerArgs {
+    /// Address and port to listen on; a port of 0 is chosen and printed.
+    #[arg(long, default_value = "127.0.0.1:7471")]
+    pub listen: String,
+    /// Memory to lend: `host`, or `cuda:0` for that of a GPU. Where it is given, a client that asks for other memory is refused.
+    #[arg(long)]
+    pub memory: Option<Memory>,
+    /// Largest size of one message that a client may ask for.
+    #[arg(long, default_value = "1GiB")]
+    pub max_size: Size,
+    /// File with a secret of 16 bytes or more that clients must know too.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// End after one session, with its success.
+    #[arg(long)]
+    pub once: bool,
+    /// Folder to take UCX from instead of those of the dynamic loader; several are tried in order.
+    #[arg(long = "ucx-lib", value_name = "DIR", env = "RAILBIND_UCX_LIB", value_delimiter = ':')]
+    pub ucx_folders: Vec<PathBuf>,
+}
+
+/// `railbind-agent bench client`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct BenchClientArgs {
+    /// Address of the server; port 7471 unless it has another.
+    pub server: String,
+    /// What to measure: put, get, tag (bandwidth) and latency (8 bytes).
+    #[arg(long = "op", value_name = "OPS", default_value = "put,get,tag,latency", value_delimiter = ',', value_parser = op)]
+    pub ops: Vec<Op>,
+    /// Sizes of one message: `4KiB-128MiB` (in steps of four), or a list.
+    #[arg(long, default_value = "4KiB-128MiB")]
+    pub sizes: Sizes,
+    /// Memory on this side: `host`, or `cuda:0` for that of a GPU.
+    #[arg(long, default_value = "host")]
+    pub memory: Memory,
+    /// Memory on the server's side; what the server lends unless it is given.
+    #[arg(long)]
+    pub remote_memory: Option<Memory>,
+    /// Seconds of traffic for each size of each operation.
+    #[arg(long, default_value = "0.5", value_parser = positive)]
+    pub seconds: f64,
+    /// Share of the time in which the link may be busy.
+    #[arg(long, default_value = "1", value_parser = share)]
+    pub share: f64,
+    /// Seconds without anything moving after which it counts as stalled.
+    #[arg(long, default_value = "10", value_parser = positive)]
+    pub stall: f64,
+    /// Seconds for everything; a minute more than the traffic should take unless it is given.
+    #[arg(long, value_parser = positive)]
+    pub deadline: Option<f64>,
+    /// File with the server's secret.
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Print JSON: `{"transport": …, "memory": …, "integrity": …, "sizes": […], "ucx": …}`.
+    #[arg(long)]
+    pub json: bool,
+    /// Folder to take UCX from instead of those of the dynamic loader; several are tried in order.
+    #[arg(long = "ucx-lib", value_name = "DIR", env = "RAILBIND_UCX_LIB", value_delimiter = ':')]
+    pub ucx_folders: Vec<PathBuf>,
+}
+
 /// `railbind-agent run`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct RunArgs {
@@ -125,6 +212,9 @@ impl Args {
         match self.command {
             Command::Survey(args) => survey::print(&args),
             Command::Probe(command) => probe::execute(&command),
+            Command::Bench(BenchCommand::Server(args)) => block_on(selftest::bench::serve(args)),
+            Command::Bench(BenchCommand::Client(args)) => block_on(selftest::bench::measure(args)),
+            Command::Bench(BenchCommand::Child { ucx_folders }) => selftest::transfer::run(&ucx_folders),
             Command::Run(args) => {
                 args.log.init()?;
                 block_on(run::run(args))
@@ -144,4 +234,24 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(Duration::from_secs_f64(value)),
         _ => Err("give seconds between 0 and 86400".into()),
     }
+}
+
+fn op(text: &str) -> Result<Op, String> {
+    match text.trim() {
+        "put" => Ok(Op::Put),
+        "get" => Ok(Op::Get),
+        "tag" => Ok(Op::Tag),
+        "latency" => Ok(Op::Latency),
+        _ => Err("give put, get, tag or latency".into()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 86_400.0);
+    seconds.ok_or_else(|| "give seconds above 0 and up to 86400".into())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.01..=1.0).contains(share));
+    share.ok_or_else(|| "give a share from 0.01 to 1".into())
 }

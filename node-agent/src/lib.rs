@@ -7,6 +7,7 @@ pub mod node_fabric;
 pub mod probe;
 pub mod publish;
 pub mod run;
+pub mod selftest;
 pub mod survey;
 pub mod tell;
 mod turn;

@@ -19,6 +19,8 @@ use policies::{
 };
 use serde::Serialize;
 
+pub(crate) use self::inside::confine;
+pub(crate) use self::verdict::{last_words, signal};
 use crate::args::{CudaProbeArgs, ProbeChild, ProbeCommand, UcxProbeArgs};
 
 /// What a probe found.

@@ -4,11 +4,13 @@ pub mod blame;
 pub mod plan;
 pub mod publish;
 mod shuffle;
+mod size;
 mod status;
 mod transfer;
 pub mod verdict;
 
 pub use plan::{Gates, Next, Pace, Refusal, Settings, Skip, View};
+pub use size::{ParseSizeError, Size, Sizes};
 pub use status::{
     Against, Extreme, Grade, PARTNERS_KEPT, PartnerStatus, ProfileTried, SelftestStatus, Standing, Sweep,
     TransferStatus, Trigger,

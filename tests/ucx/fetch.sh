@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Fetches the UCX of a Python wheel for tests, keeps it outside the tree, and prints the folder of its libraries.
 #
-#   tests/ucx/fetch.sh               folder on stdout, progress on stderr
+#   tests/ucx/fetch.sh [FILE]        folder on stdout, progress on stderr
 #   RAILBIND_CACHE=DIR               where to keep it (default: $XDG_CACHE_HOME/railbind or ~/.cache/railbind)
 #
-# The wheel is pinned by its hashes in wheel.txt. Nothing of it is run here but by the tests' child processes.
+# The wheel is pinned by its hashes in FILE: wheel.txt, or that of another version beside it. Nothing of it is run here but by the tests' child processes.
 set -euo pipefail
 
-requirements=$(cd "$(dirname "$0")" && pwd)/wheel.txt
+requirements=$(cd "$(dirname "$0")" && pwd)/${1:-wheel.txt}
 cache=${RAILBIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/railbind}
 say() { echo "fetch: $*" >&2; }
 
@@ -24,7 +24,7 @@ mkdir -p "$cache"
 exec 9>"$cache/ucx-$key.lock"
 flock 9
 if [ ! -e "$lib/libucp.so.0" ]; then
-  say "downloading $(sed -n 's/^\([a-z].*\) \\$/\1/p' "$requirements"), 42 MB…"
+  say "downloading $(sed -n 's/^\([a-z].*\) \\$/\1/p' "$requirements"), up to 42 MB…"
   work=$(mktemp -d "$cache/ucx-$key.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::fd::OwnedFd,
 };
 
 use rustix::{
@@ -32,7 +33,7 @@ impl Report {
 
 /// Runs a probe and leaves. Never returns: the destructors of loaded libraries are where processes crash after their work.
 pub(super) fn run(probe: impl FnOnce(&mut Report) -> io::Result<()>) -> ! {
-    let result = confine().and_then(|mut report| probe(&mut report));
+    let result = confine().and_then(|report| probe(&mut Report(report.into())));
     let code = match result {
         Ok(()) => 0,
         Err(error) => {
@@ -43,12 +44,13 @@ pub(super) fn run(probe: impl FnOnce(&mut Report) -> io::Result<()>) -> ! {
     ucx_sys::leave(code)
 }
 
-fn confine() -> io::Result<Report> {
+/// Ties this process to its parent's life, takes the core file from its crash, and gives what was its standard output.
+pub(crate) fn confine() -> io::Result<OwnedFd> {
     // The agent's end is the child's, and its crash leaves no core file on the node.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     // The report keeps the pipe to itself; what libraries print to standard output goes where their errors go.
     let report = rustix::io::fcntl_dupfd_cloexec(stdio::stdout(), 3)?;
     stdio::dup2_stdout(stdio::stderr())?;
-    Ok(Report(report.into()))
+    Ok(report)
 }

@@ -37,12 +37,13 @@ pub(super) fn of<T: DeserializeOwned + Default>(
 }
 
 /// The last line of a log that says something, short and without control characters.
-fn last_words(log: &str) -> Option<String> {
+pub(crate) fn last_words(log: &str) -> Option<String> {
     let line = log.lines().rev().find(|line| line.chars().any(char::is_alphanumeric))?;
     Some(line.trim().chars().filter(|character| !character.is_control()).take(300).collect())
 }
 
-fn signal(number: i32) -> String {
+/// A signal's name.
+pub(crate) fn signal(number: i32) -> String {
     let name = match number {
         4 => "SIGILL",
         6 => "SIGABRT",

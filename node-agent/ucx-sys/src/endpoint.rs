@@ -173,7 +173,7 @@ impl<'a> Worker<'a> {
 }
 
 impl<'a> Endpoint<'a> {
-    /// Posts an operation. What UCX says of it goes to `info` if that is asked for, the operation is not complete at once, and this
+    /// Posts an operation. What UCX says of it goes to `info`, if that is asked for, the operation is not complete at once, and this
     /// UCX says something.
     #[inline]
     pub fn post(&self, post: &Post<'_, 'a>, info: Option<&mut String>) -> Result<(), Error> {

@@ -134,6 +134,14 @@ pub fn used(info: &str) -> Vec<(String, Option<u32>)> {
     found
 }
 
+/// The description of a request without its flags in braces, and without the speed that UCX expects of it.
+pub fn told(info: &str) -> String {
+    let info = info.strip_prefix('{').and_then(|rest| rest.split_once("} ")).map_or(info, |(_, rest)| rest);
+    let words: Vec<&str> = info.split_whitespace().collect();
+    let expected = words.windows(2).position(|pair| pair[1].ends_with("B/s") && pair[0].parse::<f64>().is_ok());
+    words[..expected.unwrap_or(words.len())].join(" ")
+}
+
 /// What the description of a request says of how the bytes move: all between the length and the first transport.
 pub fn protocol(info: &str) -> Option<String> {
     let (_, rest) = info.split_once(" length ")?;

@@ -112,5 +112,7 @@ fn transports_and_protocol_of_a_request() {
         "put from host memory length 1048576 zero-copy 60% on rc_mlx5/mlx5_0:1/path0 and 40% on rc_mlx5/mlx5_1:1/path0";
     assert_eq!(used(rails), [("rc_mlx5/mlx5_0:1".into(), Some(60)), ("rc_mlx5/mlx5_1:1".into(), Some(40))]);
     assert_eq!(protocol(rails).as_deref(), Some("zero-copy"));
+    let whole = format!("{{proto|cb|init}} {cma} 89.73 us");
+    assert_eq!(told(&whole), cma.strip_suffix(" 11256.2 MB/s").unwrap());
     assert_eq!((used("<no debug info>"), protocol("<no debug info>")), (vec![], None));
 }

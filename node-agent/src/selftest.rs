@@ -1,0 +1,5 @@
+//! The self-test: proof that bytes move between two nodes as their labels promise.
+
+pub mod bench;
+pub mod child;
+pub mod transfer;
