@@ -30,6 +30,8 @@ const WAITING: usize = 4 << 20;
 const LOG: usize = 64 << 10;
 /// How long a killed child may take to be gone.
 const GRACE: Duration = Duration::from_secs(1);
+/// UCX of this minor version and later reaches another's memory over TCP differently than before.
+const BORDER: u32 = 19;
 /// What bounds the deadline itself.
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -48,6 +50,8 @@ pub struct Transfer {
     started: Instant,
     /// What is still to be said by `next`.
     ready: VecDeque<Said>,
+    /// The child's own report: it only has to end.
+    last: Option<Report>,
     /// The report is made.
     ended: bool,
 }
@@ -91,6 +95,7 @@ impl Transfer {
             allowed,
             started: now,
             ready: VecDeque::new(),
+            last: None,
             ended: false,
         };
         match spawn(program, &order, ucx_folders) {
@@ -108,7 +113,8 @@ impl Transfer {
     /// Passes on what the other child said. It is written while [`Self::next`] is waited for.
     #[expect(clippy::unused_async, reason = "part of the interface: it may wait one day")]
     pub async fn say(&mut self, from_peer: String) {
-        let Some(running) = self.child.as_mut().filter(|_| !self.ended) else { return };
+        let running = self.child.as_mut().filter(|_| !self.ended && self.last.is_none());
+        let Some(running) = running else { return };
         if from_peer.len() > WORD {
             let message = format!("the other side said {} bytes at once; {WORD} are allowed", from_peer.len());
             return self.end(Trouble::new(FailureKind::Protocol, message));
@@ -123,8 +129,13 @@ impl Transfer {
     /// What the child says next. After a report there is nothing more, and this waits for ever. Safe to cancel.
     pub async fn next(&mut self) -> Said {
         loop {
+            if self.ready.is_empty()
+                && let (Some(_), Some(running)) = (&self.last, &mut self.child)
+            {
+                running.drain().await;
+                self.finish();
+            }
             if matches!(self.ready.front(), Some(Said::Report(_))) {
-                // Before it is taken: who cancels here asks again.
                 self.gone().await;
             }
             if let Some(said) = self.ready.pop_front() {
@@ -169,7 +180,7 @@ impl Transfer {
                     let message = format!("its process said {} bytes at once to the other side", word.len());
                     return self.end(Trouble::new(FailureKind::Protocol, message));
                 }
-                Ok(Line::Said(Said::Report(report))) => return self.finish(*report),
+                Ok(Line::Said(Said::Report(report))) => return self.last = Some(*report),
                 Ok(Line::Said(said)) => {
                     if let Said::Progress { doing, .. } = &said {
                         self.doing.clone_from(doing);
@@ -191,11 +202,12 @@ impl Transfer {
     }
 
     /// The child's own report is the last, with UCX's words where something failed.
-    fn finish(&mut self, mut report: Report) {
+    fn finish(&mut self) {
+        let Some(mut report) = self.last.take() else { return };
         self.ended = true;
         let log = self.kill();
-        if let Some(failure) = &mut report.failure {
-            failure.message.push_str(&words(&log, failure.kind));
+        if let Some(failure) = report.failure.take() {
+            report.failure = Some(explained(failure, &report, &log));
         }
         self.report = report;
         self.ready.push_back(Said::Report(Box::new(self.report.clone())));
@@ -228,8 +240,7 @@ impl Transfer {
         }
         self.ended = true;
         let log = self.kill();
-        let mut failure = Failure::from(trouble);
-        failure.message.push_str(&words(&log, failure.kind));
+        let failure = explained(trouble.into(), &self.report, &log);
         self.report.seconds = self.started.elapsed().as_secs_f64();
         if self.report.integrity != Integrity::Corrupt {
             self.report.integrity = Integrity::Unchecked;
@@ -249,10 +260,12 @@ impl Transfer {
     /// Waits until a killed child is gone, so that nobody finds it after its report. One that waits in the kernel for a driver is
     /// left to it.
     async fn gone(&mut self) {
-        if let Some(mut running) = self.child.take() {
+        if let Some(running) = &mut self.child {
             running.kill();
             let _ = timeout(GRACE, running.child.wait()).await;
         }
+        // Only now: who cancels this asks again.
+        self.child = None;
     }
 }
 
@@ -352,6 +365,43 @@ fn spawn(program: &Path, order: &Order, ucx_folders: &[PathBuf]) -> io::Result<R
     Ok(Running { child, stdin: Some(stdin), stdout, stderr, to_say: Vec::new(), heard: Vec::new(), log: Vec::new() })
 }
 
+/// A failure with UCX's words; between versions that are known not to understand each other, as that.
+fn explained(mut failure: Failure, report: &Report, log: &str) -> Failure {
+    failure.message.push_str(&words(log, failure.kind));
+    let Some(skew) = skew(&report.ucx.version, &report.ucx.peer_version) else { return failure };
+    match failure.kind {
+        FailureKind::Unreachable
+        | FailureKind::Broken
+        | FailureKind::Stalled
+        | FailureKind::Crashed
+        | FailureKind::Deadline => Trouble::new(FailureKind::Protocol, format!("{}; {skew}", failure.message)).into(),
+        // It may be that, or the other side's own trouble.
+        FailureKind::Peer if !failure.message.contains(&skew) => {
+            failure.message = format!("{}; {skew}", failure.message);
+            failure
+        }
+        FailureKind::Peer
+        | FailureKind::NoUcx
+        | FailureKind::NoTransport
+        | FailureKind::Corrupt
+        | FailureKind::Memory
+        | FailureKind::Protocol => failure,
+    }
+}
+
+/// What is known of two versions that do not understand each other.
+fn skew(ours: &str, theirs: &str) -> Option<String> {
+    let minor = |version: &str| version.split('.').nth(1)?.parse::<u32>().ok();
+    let (ours_minor, theirs_minor) = (minor(ours)?, minor(theirs)?);
+    ((ours_minor < BORDER) != (theirs_minor < BORDER)).then(|| {
+        format!(
+            "one side has UCX {} and the other {}: from 1.19 on, UCX reaches memory over TCP in a way that older ones do not know",
+            if ours_minor < theirs_minor { ours } else { theirs },
+            if ours_minor < theirs_minor { theirs } else { ours }
+        )
+    })
+}
+
 /// What UCX said last, where that can explain a failure: its own words beat ours.
 fn words(log: &str, kind: FailureKind) -> String {
     let quoted = |text: String| if text.is_empty() { text } else { format!("; UCX says: {text}") };
@@ -369,5 +419,34 @@ fn words(log: &str, kind: FailureKind) -> String {
             let mut errors = errors.filter(|message| message.level == "ERROR" || message.level == "FATAL");
             quoted(errors.next().map(|message| message.text.chars().take(300).collect()).unwrap_or_default())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policies::selftest::{Limits, Memory, Op, Role};
+
+    use super::*;
+
+    #[test]
+    fn the_border_is_between_1_18_and_1_19() {
+        assert!(skew("1.13.1", "1.18.1").is_none() && skew("1.19.0", "1.22.0").is_none());
+        assert_eq!(skew("1.18.1", "1.19.0"), skew("1.19.0", "1.18.1"));
+        assert!(skew("1.22.0", "1.13.1").is_some() && skew("", "1.13.1").is_none());
+    }
+
+    #[test]
+    fn only_what_the_versions_can_explain_is_explained_by_them() {
+        let limits = Limits::default();
+        let (role, memory, ops) = (Role::Initiator, Memory::Host, vec![Op::Put]);
+        let order = Order { role, secret: String::new(), memory, ops, sizes: vec![], env: [].into(), limits };
+        let mut report = blank(&order);
+        (report.ucx.version, report.ucx.peer_version) = ("1.18.1".into(), "1.19.0".into());
+        let told = |kind| explained(Trouble::new(kind, "it failed").into(), &report, "");
+        let broken = told(FailureKind::Broken);
+        assert!(broken.kind == FailureKind::Protocol && broken.message.contains("UCX 1.18.1 and the other 1.19.0"));
+        assert!(broken.remedy.contains("the same version"), "{broken:?}");
+        assert_eq!(told(FailureKind::Corrupt).message, "it failed");
+        assert_eq!(told(FailureKind::Peer).kind, FailureKind::Peer);
     }
 }

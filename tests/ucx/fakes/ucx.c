@@ -1,10 +1,14 @@
 /* A FAKE UCX, for tests of what the probe does when a real one breaks. It takes the place of libucs, libuct and libucp, says that it
- * is 1.22.0, and misbehaves in ucp_init_version as FAKE_UCX tells it: abort, segv, hang, chatter, garbage or exit. */
+ * is 1.22.0, and misbehaves in ucp_init_version as FAKE_UCX tells it, or HOW when it is compiled: abort, segv, hang, chatter, garbage or exit. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#ifndef HOW
+#define HOW getenv("FAKE_UCX")
+#endif
 
 void ucp_get_version(unsigned *major, unsigned *minor, unsigned *release)
 {
@@ -25,7 +29,7 @@ void ucp_config_release(void *config)
 
 signed char ucp_init_version(unsigned major, unsigned minor, const void *params, const void *config, void **context)
 {
-    const char *how = getenv("FAKE_UCX");
+    const char *how = HOW;
 
     if (how == NULL || strcmp(how, "abort") == 0) {
         fprintf(stderr, "Assertion `fake' failed: req->flags\n");

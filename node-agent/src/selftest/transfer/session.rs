@@ -36,8 +36,6 @@ const LARGEST: u64 = 1 << 40;
 const WIRE_UP: u64 = u64::MAX >> 16;
 /// How long the target stays for the initiator's last word.
 const PARTING: Duration = Duration::from_secs(2);
-/// UCX of 1.19 and later reaches another's memory over TCP differently than before.
-const BORDER: u32 = 19;
 
 /// A transfer under way.
 pub(super) struct Session<'a, 'l> {
@@ -51,10 +49,7 @@ pub(super) struct Session<'a, 'l> {
     pub(super) control: &'a Mapped<'static>,
     /// The other side's buffer.
     pub(super) remote: Option<Remote<'static>>,
-    /// Why it cannot be reached by RMA.
-    pub(super) no_remote: Option<Trouble>,
     stall: Duration,
-    skew: Option<String>,
 }
 
 /// All of it.
@@ -119,21 +114,18 @@ pub(super) fn run(order: &Order, folders: &[PathBuf], link: &mut Link, into: &mu
     into.report.ucx.peer_version.clone_from(&peer.ucx);
     into.so_far(link);
 
-    let skew = skew(&library.version().to_string(), &peer.ucx);
-    let skewed = |trouble| explain(trouble, skew.as_ref(), false);
-    let endpoint = connect(worker, &peer, link, into).map_err(skewed)?;
+    let endpoint = connect(worker, &peer, link, into)?;
     let stall = Duration::try_from_secs_f64(order.limits.stall_seconds).unwrap_or(Duration::MAX);
-    let mut session =
-        Session { order, link, worker, endpoint, data, control, remote: None, no_remote: None, stall, skew: None };
-    session.wire_up().map_err(skewed)?;
+    let mut session = Session { order, link, worker, endpoint, data, control, remote: None, stall };
+    session.wire_up()?;
     into.endpoint(&session.endpoint);
-    session.reach(&peer.lent);
-    session.skew = skew;
-    let done = match order.role {
-        Role::Initiator => steps::initiate(&mut session, into),
-        Role::Target => steps::answer(&mut session, into),
-    };
-    done.map_err(|trouble| explain(trouble, session.skew.as_ref(), false))?;
+    if order.ops.iter().any(|op| matches!(op, Op::Put | Op::Get)) {
+        session.reach(&peer.lent)?;
+    }
+    match order.role {
+        Role::Initiator => steps::initiate(&mut session, into)?,
+        Role::Target => steps::answer(&mut session, into)?,
+    }
     into.whole();
     session.endpoint.close();
     Ok(())
@@ -301,28 +293,21 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Takes the other side's key. Where it cannot be taken, tags may still pass.
-    fn reach(&mut self, lent: &Lent) {
+    /// Takes the other side's key. Only the initiator uses it; where the target cannot take one, the versions do not fit either.
+    fn reach(&mut self, lent: &Lent) -> Result<(), Trouble> {
         let key = BASE64_STANDARD.decode(&lent.key).unwrap_or_default();
         let length = usize::try_from(lent.len).unwrap_or_default();
         if key.is_empty() || lent.len < buffer(self.order) {
-            self.no_remote = Some(Trouble::new(FailureKind::Protocol, "the other side lent no memory, or too little"));
-            return;
+            return Err(Trouble::new(FailureKind::Protocol, "the other side lent no memory, or too little"));
         }
-        match self.endpoint.remote(&key, lent.at, length) {
-            Ok(remote) => self.remote = Some(remote),
-            Err(error) => self.no_remote = Some(Trouble::ucx(FailureKind::Unreachable, &error)),
-        }
+        let remote = self.endpoint.remote(&key, lent.at, length);
+        self.remote = Some(remote.map_err(|error| Trouble::ucx(FailureKind::Unreachable, &error))?);
+        Ok(())
     }
 
-    /// The other side's memory, or why it cannot be reached.
+    /// The other side's memory.
     pub(super) fn need_remote(&self) -> Result<&Remote<'static>, Trouble> {
-        self.remote.as_ref().ok_or_else(|| {
-            let trouble = self.no_remote.clone();
-            let trouble =
-                trouble.unwrap_or_else(|| Trouble::new(FailureKind::Protocol, "the other side lent no memory"));
-            explain(trouble, self.skew.as_ref(), true)
-        })
+        self.remote.as_ref().ok_or_else(|| Trouble::new(FailureKind::Protocol, "the other side lent no memory"))
     }
 
     /// Posts.
@@ -424,41 +409,5 @@ impl Session<'_, '_> {
     #[inline]
     fn failure(&self) -> Result<(), Trouble> {
         self.worker.failure().map_err(|error| Trouble::ucx(FailureKind::Broken, &error))
-    }
-}
-
-fn skew(ours: &str, theirs: &str) -> Option<String> {
-    let minor = |version: &str| version.split('.').nth(1)?.parse::<u32>().ok();
-    let (ours_minor, theirs_minor) = (minor(ours)?, minor(theirs)?);
-    ((ours_minor < BORDER) != (theirs_minor < BORDER)).then(|| {
-        format!("this side has UCX {ours} and the other {theirs}: from 1.19 on, UCX reaches memory over TCP in a way that older ones do not know")
-    })
-}
-
-/// A failure between versions that are known not to understand each other is told as that.
-fn explain(trouble: Trouble, skew: Option<&String>, certain: bool) -> Trouble {
-    let fits = certain || matches!(trouble.kind, FailureKind::Unreachable | FailureKind::Broken | FailureKind::Stalled);
-    match skew {
-        Some(skew) if fits && !trouble.message.contains(skew.as_str()) => {
-            Trouble::new(FailureKind::Protocol, format!("{}; {skew}", trouble.message))
-        }
-        _ => trouble,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_border_is_between_1_18_and_1_19() {
-        assert!(skew("1.13.1", "1.18.1").is_none() && skew("1.19.0", "1.22.0").is_none());
-        assert!(skew("1.18.1", "1.19.0").is_some() && skew("1.22.0", "1.13.1").is_some());
-        assert!(skew("?", "1.13.1").is_none());
-        let trouble = Trouble::new(FailureKind::Unreachable, "ucp_ep_rkey_unpack: Unsupported operation (-22)");
-        let told = explain(trouble, skew("1.18.1", "1.19.0").as_ref(), true);
-        assert!(told.kind == FailureKind::Protocol && told.message.contains("1.18.1 and the other 1.19.0"), "{told:?}");
-        let corrupt = Trouble::new(FailureKind::Corrupt, "a byte");
-        assert_eq!(explain(corrupt.clone(), skew("1.18.1", "1.19.0").as_ref(), false), corrupt);
     }
 }

@@ -131,7 +131,7 @@ fn put(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Result
     session.post(&Post::Put(session.data.part(at, length), remote, at), None)?;
     session.post(&Post::Flush, None)?;
     session.settle(0)?;
-    await_checked(session, step)?;
+    await_checked(session)?;
 
     fill(session.data, step.pattern(session, TRAFFIC), 0, step.length())?;
     await_ready(session, TRAFFIC)?;
@@ -142,7 +142,7 @@ fn put(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Result
         into.moving(round.count.saturating_mul(step.bytes));
         stream(session, &post, round, &mut told)
     })?;
-    await_checked(session, step)?;
+    await_checked(session)?;
     into.figure(bandwidth(step, measured), &told);
     Ok(())
 }
@@ -205,7 +205,7 @@ fn send(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Resul
     into.moving(length as u64);
     session.post(&Post::SendOne(session.data.part(at, length), step.tag(session, CHECK)), None)?;
     session.settle(0)?;
-    await_checked(session, step)?;
+    await_checked(session)?;
 
     fill(session.data, step.pattern(session, TRAFFIC), 0, step.length())?;
     let mut told = String::new();
@@ -225,7 +225,7 @@ fn send(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Resul
         session.settle(0)?;
         Ok(begun.elapsed().as_secs_f64())
     })?;
-    await_checked(session, step)?;
+    await_checked(session)?;
     into.figure(bandwidth(step, measured), &told);
     Ok(())
 }
@@ -300,7 +300,7 @@ fn ping(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Resul
         Ok(took)
     })?;
     right(session.data, step, step.pattern(session, BACK), RECEIVED, step.length())?;
-    await_checked(session, step)?;
+    await_checked(session)?;
     times.sort_by(f64::total_cmp);
     let at = |hundredth: usize| times.get(times.len() * hundredth / 100).copied().unwrap_or_default() * 0.5e6;
     let figure = Measurement {
@@ -387,12 +387,12 @@ fn await_ready(session: &mut Session<'_, '_>, turn: u64) -> Result<(), Trouble> 
 }
 
 /// Ends a turn, and waits until the target has compared.
-fn await_checked(session: &mut Session<'_, '_>, step: Step) -> Result<(), Trouble> {
+fn await_checked(session: &mut Session<'_, '_>) -> Result<(), Trouble> {
     session.link.say(&Word::Done);
     match session.hear()? {
         Word::Checked { wrong: None } => Ok(()),
         Word::Checked { wrong: Some(wrong) } => {
-            Err(Trouble::new(FailureKind::Corrupt, format!("{}: at the other side, {wrong}", step.name())))
+            Err(Trouble::new(FailureKind::Corrupt, format!("at the other side, {wrong}")))
         }
         word => Err(unexpected(&word)),
     }

@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Transfers of `railbind-agent bench` beside ucx_perftest of the same UCX: same host, same transports, same sizes, turn by turn, each
+# server on one processor and each client on another. Medians, the spread (smallest to largest), and the ratio, which should be at
+# least 0.95 for bandwidth and at most 1.1 for latency. A difference within the spread is the machine's.
+#
+#   ROUNDS=5 SECONDS_EACH=0.5 scripts/bench-transfer.sh     ONLY=1.13 or ONLY=1.22: one UCX;  TLS="tcp posix": some transports
+#
+# ucx_perftest: of the Debian package ucx-utils for the distribution's UCX, and the wheel's own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v ucx_perftest >/dev/null; then
+  echo "bench-transfer: installing ucx-utils, which has ucx_perftest" >&2
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ucx-utils >&2
+fi
+cargo build --locked -q --release -p railbind-agent
+wheel=$(tests/ucx/fetch.sh)
+exec python3 - "${CARGO_TARGET_DIR:-target}/release/railbind-agent" "$wheel" <<'PY'
+import json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
+
+agent, wheel = sys.argv[1:]
+rounds, seconds = int(os.environ.get("ROUNDS", 5)), float(os.environ.get("SECONDS_EACH", 0.5))
+sizes = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24, "128 MiB": 1 << 27}
+cpus = sorted(os.sched_getaffinity(0))
+pinned = [["taskset", "-c", str(cpus[i % len(cpus)])] for i in (0, 1)]
+
+# The wheel's tool has no right to run, and finds its library by a path.
+tool = os.path.join(tempfile.mkdtemp(), "ucx_perftest")
+shutil.copy(os.path.join(wheel, "../bin/ucx_perftest"), tool)
+os.chmod(tool, 0o755)
+ucx = {"1.13.1": (shutil.which("ucx_perftest"), {}, []), "1.22.0": (tool, {"LD_LIBRARY_PATH": wheel}, ["--ucx-lib", wheel])}
+transports = os.environ.get("TLS", "tcp posix posix,cma").split()
+
+
+def free():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def pair(server, client, env, ready):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("UCX_")} | env
+    with subprocess.Popen(pinned[0] + server, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as one:
+        try:
+            until = time.time() + 10
+            while time.time() < until and not ready():
+                time.sleep(0.05)
+            two = subprocess.run(pinned[1] + client, env=env, capture_output=True, text=True, timeout=180)
+            if two.returncode:
+                sys.exit(f"{' '.join(client)}: {two.stderr[-600:]}{two.stdout[-300:]}")
+            return two.stdout
+        finally:
+            one.kill()
+
+
+def listening(port):
+    return lambda: any(f":{port:04X} " in line and " 0A " in line for f in ("tcp", "tcp6") for line in open(f"/proc/net/{f}"))
+
+
+def theirs(version, tls, op, size, count):
+    binary, env, _ = ucx[version]
+    test = {"tag": "tag_bw", "put": "ucp_put_bw", "get": "ucp_get", "latency": "tag_lat"}[op]
+    port = free()
+    args = ["-t", test, "-s", str(size), "-n", str(count), "-p", str(port)] + ([] if op == "latency" else ["-O", "32"])
+    # As ours: an endpoint that notices a lost peer, which shared memory cannot have.
+    args += ["-e"] if tls == "tcp" else []
+    env = env | {"UCX_TLS": tls, "UCX_WARN_UNUSED_ENV_VARS": "n"}
+    out = pair([binary, "-p", str(port)], [binary, "127.0.0.1", *args, "-f"], env, listening(port))
+    found = re.findall(r"^\s*(?:\[.*?\]\s+)?\d+\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", out, re.M)
+    # Its MB/s are MiB/s; its latency column "50.0%ile".
+    return float(found[-1][0]) if op == "latency" else float(found[-1][4]) * 1048576 / 1e9
+
+
+def ours(version, tls, op, size):
+    port = free()
+    listen = f"127.0.0.1:{port}"
+    extra = ucx[version][2]
+    server = [agent, "bench", "server", "--once", "--listen", listen, *extra]
+    client = [agent, "bench", "client", listen, "--json", "--op", op, "--sizes", str(size), "--seconds", str(seconds), *extra]
+    report = json.loads(pair(server, client, {"UCX_TLS": tls}, listening(port)))
+    figure = report["sizes"][0]
+    return (figure["usec"] if op == "latency" else figure["gbytes_per_s"]), figure["iterations"]
+
+
+def row(version, tls, op, name, size):
+    mine, peers, count = [], [], None
+    for turn in range(rounds):
+        for who in ("ours", "theirs") if turn % 2 == 0 or count is None else ("theirs", "ours"):
+            if who == "ours":
+                value, count = ours(version, tls, op, size)
+                mine.append(value)
+            else:
+                peers.append(theirs(version, tls, op, size, count))
+    m, p = statistics.median(mine), statistics.median(peers)
+    ratio = m / p
+    within = ratio <= 1.1 if op == "latency" else ratio >= 0.95
+    spread = lambda values: f"{min(values):.2f}–{max(values):.2f}"
+    unit = "µs" if op == "latency" else "GB/s"
+    mark = "" if within else ("  within the spread" if max(min(mine), min(peers)) <= min(max(mine), max(peers)) else "  MISSED")
+    print(f"{version:<7} {tls:<10} {op:<8} {name:>8} {unit:>5} {m:>8.2f} {spread(mine):>14} {p:>8.2f} {spread(peers):>14} {ratio:>6.2f}{mark}", flush=True)
+
+
+print(f"{'UCX':<7} {'transport':<10} {'op':<8} {'size':>8} {'unit':>5} {'ours':>8} {'spread':>14} {'perftest':>8} {'spread':>14} {'ratio':>6}")
+for version in ucx:
+    if not version.startswith(os.environ.get("ONLY", "")):
+        continue
+    for tls in transports:
+        for name, size in sizes.items():
+            row(version, tls, "tag", name, size)
+        for name, size in sizes.items():
+            row(version, tls, "put", name, size)
+        row(version, tls, "latency", "8 B", 8)
+PY
