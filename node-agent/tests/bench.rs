@@ -6,7 +6,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -36,8 +36,14 @@ struct Server {
 
 impl Server {
     fn start(args: &[&str]) -> Self {
+        Self::start_with(args, |_| {})
+    }
+
+    fn start_with(args: &[&str], change: impl Fn(&mut Command)) -> Self {
         let mut command = agent(&["server", "--listen", "127.0.0.1:0"]);
-        let mut child = command.args(args).env("UCX_TLS", "tcp").stderr(Stdio::piped()).spawn().unwrap();
+        command.args(args).env("UCX_TLS", "tcp").stderr(Stdio::piped());
+        change(&mut command);
+        let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, log) = channel();
         thread::spawn(move || lines.map_while(Result::ok).all(|line| sender.send(line).is_ok()));
@@ -339,6 +345,53 @@ fn too_little_memory_and_no_locked_memory() {
     let (status, report) = json(&mut limited("-l 0", "4KiB"));
     assert!(status && report["integrity"] == "ok", "{report:#}");
     server.serves();
+}
+
+/// The wheel's library folder; `None`, loudly, only where the package index is away and the tests were told to do without.
+fn wheel() -> Option<String> {
+    let output = Command::new(sources().join("fetch.sh")).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(69) && env::var_os("RAILBIND_OFFLINE").is_some() {
+        eprintln!("SKIPPED, RAILBIND_OFFLINE is set: {log}");
+        return None;
+    }
+    assert!(output.status.success(), "set RAILBIND_OFFLINE=1 to do without the wheel's UCX: {log}");
+    Some(String::from_utf8(output.stdout).unwrap().trim_end().into())
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/ucx")
+}
+
+#[test]
+fn memory_of_a_gpu_moves_and_is_compared() {
+    let Some(ucx) = wheel() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, define) in [("libcuda.so.1", "-DCUDA"), ("libnvidia-ml.so.1", "-DNVML")] {
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-w", define, "-o"])
+            .arg(folder.path().join(name))
+            .arg(sources().join("fakes/gpu.c"));
+        assert!(cc.status().unwrap().success());
+    }
+    // The fake driver is found as a real one would be.
+    let server = Server::start_with(&["--ucx-lib", &ucx], |command| {
+        command.env("LD_LIBRARY_PATH", folder.path()).env("UCX_TLS", "tcp,cuda_copy");
+    });
+    let client = |memory: &[&str], tls: &str| {
+        let mut command = server.client(&["--ucx-lib", &ucx, "--sizes", "64KiB"]);
+        command.args(memory).env("LD_LIBRARY_PATH", folder.path()).env("UCX_TLS", tls);
+        command
+    };
+    for (local, remote) in [("cuda:0", "cuda:0"), ("cuda:0", "host"), ("host", "cuda:0")] {
+        let (status, report) = json(&mut client(&["--memory", local, "--remote-memory", remote], "tcp,cuda_copy"));
+        assert!(status && report["integrity"] == "ok", "{local} {remote}: {report:#}");
+        assert_eq!(report["memory"], json!({"local": local, "remote": remote}));
+        assert_eq!(report["sizes"].as_array().unwrap().len(), 4);
+    }
+    // UCX would take it for the host's memory, and die of it on a real GPU.
+    refused(&mut client(&["--memory", "cuda:0"], "tcp"), "no-transport", "UCX_TLS needs cuda_copy");
+    refused(&mut client(&["--memory", "cuda:7"], "tcp,cuda_copy"), "memory", "cuDeviceGet");
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod device;
 mod driver;
 mod verbs;
 
-pub use block::GpuBlock;
+pub use block::{GpuBlock, GpuContext};
 pub use device::{Attribute, Device, Export};
 pub use driver::{Driver, Error, Version, loaded_from};
 pub use verbs::{Nic, Nics, Opened, Unavailable};

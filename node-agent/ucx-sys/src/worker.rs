@@ -12,8 +12,9 @@ use crate::{
     Block, Context, Error, Kind, Library,
     bindings::ucp::{
         self, UCP_MEM_ATTR_FIELD_MEM_TYPE, UCP_MEM_MAP_PARAM_FIELD_ADDRESS, UCP_MEM_MAP_PARAM_FIELD_LENGTH,
-        UCP_WORKER_PARAM_FIELD_THREAD_MODE, UCS_MEMORY_TYPE_CUDA, UCS_MEMORY_TYPE_HOST, UCS_THREAD_MODE_SINGLE,
-        ucp_ep_h, ucp_mem_h, ucp_tag_recv_info_t, ucp_worker_h, ucs_memory_type, ucs_memory_type_t, ucs_status_t,
+        UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE, UCP_WORKER_PARAM_FIELD_THREAD_MODE, UCS_MEMORY_TYPE_CUDA,
+        UCS_MEMORY_TYPE_HOST, UCS_THREAD_MODE_SINGLE, ucp_ep_h, ucp_mem_h, ucp_tag_recv_info_t, ucp_worker_h,
+        ucs_memory_type, ucs_memory_type_t, ucs_status_t,
     },
     library::symbol,
 };
@@ -112,7 +113,11 @@ impl<'a> Worker<'a> {
         let map = symbol(&library.ucp.ucp_mem_map, "ucp_mem_map")?;
         // SAFETY: an all-zero ucp_mem_map_params_t is valid: numbers and null pointers, all masked out.
         let mut params: ucp::ucp_mem_map_params_t = unsafe { mem::zeroed() };
-        params.field_mask = (UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH).into();
+        // With its kind: where UCX could not hook into the driver's allocator, it would take memory of a GPU for the host's.
+        params.field_mask =
+            (UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE)
+                .into();
+        params.memory_type = memory_type(block.kind());
         params.address = ptr::with_exposed_provenance_mut(usize::try_from(block.address()).unwrap_or_default());
         params.length = block.len();
         inner.blocks.borrow_mut().push(Rc::clone(&block));

@@ -7,7 +7,7 @@ use policies::selftest::{Failure, FailureKind, Memory, Order, Report, Role, Size
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -19,6 +19,8 @@ use crate::{args::BenchServerArgs, selftest::child::Transfer};
 
 /// How long a client may take to ask.
 const ASK: Duration = Duration::from_secs(5);
+/// How long a client waits for a session that is about to end: the last one's client is often gone before its server is done.
+const ENDING: Duration = Duration::from_secs(4);
 /// Most connections that have not asked yet.
 const ASKING: usize = 16;
 /// Most sizes and operations of one order.
@@ -131,8 +133,8 @@ impl Server {
             return Err(refuse(FailureKind::Protocol, message));
         }
         let memory = self.bounded(&asked)?;
-        let session = Arc::clone(&self.session).try_acquire_owned();
-        let session = session.map_err(|_| refuse(FailureKind::Peer, "the server is busy with another session"))?;
+        let session = timeout(ENDING, Arc::clone(&self.session).acquire_owned()).await.ok().and_then(Result::ok);
+        let session = session.ok_or_else(|| refuse(FailureKind::Peer, "the server is busy with another session"))?;
         let accepted = Frame::Accepted { proof: self.secret.proof(&["server", &ours, &theirs]), memory };
         wire.send(&accepted).await.map_err(|error| refuse(FailureKind::Peer, error.to_string()))?;
         Ok((asked, memory, session))

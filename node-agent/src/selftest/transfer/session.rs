@@ -70,7 +70,7 @@ pub(super) fn run(order: &Order, folders: &[PathBuf], link: &mut Link, into: &mu
     into.so_far(link);
 
     // The GPU's context comes first: UCX's CUDA transports ask for one that is current.
-    let data = allocate(order, link)?;
+    let gpu = enter(order, link)?;
     link.line(&Line::Enters("making a context (ucp_init)".into()));
     let context = Context::new(library, &[]).map_err(|error| Trouble::ucx(FailureKind::NoTransport, &error))?;
     let context = ManuallyDrop::new(context);
@@ -78,6 +78,7 @@ pub(super) fn run(order: &Order, folders: &[PathBuf], link: &mut Link, into: &mu
     takes(&context, order)?;
     let worker = Worker::new(ManuallyDrop::into_inner(context));
     let worker = kept(worker.map_err(|error| Trouble::ucx(FailureKind::NoTransport, &error))?);
+    let data = allocate(order, gpu.as_ref(), link)?;
     link.line(&Line::Enters("registering memory (ucp_mem_map)".into()));
     let memory = |error: &ucx_sys::Error| Trouble::new(FailureKind::Memory, format!("{error}{}", locked()));
     let data = kept(worker.map(data).map_err(|error| memory(&error))?);
@@ -179,27 +180,29 @@ fn buffer(order: &Order) -> u64 {
     order.sizes.iter().copied().max().unwrap_or_default().max(steps::LATENCY_BYTES) + SLACK + 2 * SLACK
 }
 
-fn allocate(order: &Order, link: &mut Link) -> Result<Rc<dyn Block>, Trouble> {
-    let bytes = buffer(order);
-    let trouble = |error: String| {
-        Trouble::new(FailureKind::Memory, format!("{bytes} bytes of {} memory cannot be had: {error}", order.memory))
-    };
-    let length = usize::try_from(bytes).map_err(|error| trouble(error.to_string()))?;
-    match order.memory {
-        Memory::Host => {
-            link.line(&Line::Enters("allocating memory".into()));
-            let block = HostBlock::new(length).map_err(|error| trouble(error.to_string()))?;
-            Ok(Rc::new(block))
-        }
-        Memory::Cuda(gpu) => {
-            link.line(&Line::Enters("allocating memory of a GPU (cuMemAlloc)".into()));
-            let driver = cuda::Driver::load().ok_or_else(|| trouble("no NVIDIA driver here".into()))?;
-            driver.init().map_err(|error| trouble(error.to_string()))?;
-            let block =
-                cuda::GpuBlock::new(&Rc::new(driver), gpu, length).map_err(|error| trouble(error.to_string()))?;
-            Ok(Rc::new(block))
-        }
-    }
+/// The GPU's context, where the order is for its memory.
+fn enter(order: &Order, link: &mut Link) -> Result<Option<Rc<cuda::GpuContext>>, Trouble> {
+    let Memory::Cuda(gpu) = order.memory else { return Ok(None) };
+    link.line(&Line::Enters("making a context of a GPU (cuDevicePrimaryCtxRetain)".into()));
+    let driver = cuda::Driver::load().ok_or_else(|| no_memory(order, "no NVIDIA driver here"))?;
+    driver.init().map_err(|error| no_memory(order, error))?;
+    let context = cuda::GpuContext::enter(driver, gpu).map_err(|error| no_memory(order, error))?;
+    Ok(Some(Rc::new(context)))
+}
+
+/// The buffer. UCX is started by now, so that it can see how memory of a GPU is allocated.
+fn allocate(order: &Order, gpu: Option<&Rc<cuda::GpuContext>>, link: &mut Link) -> Result<Rc<dyn Block>, Trouble> {
+    link.line(&Line::Enters(format!("allocating {} memory", order.memory)));
+    let length = usize::try_from(buffer(order)).map_err(|error| no_memory(order, error))?;
+    Ok(match gpu {
+        None => Rc::new(HostBlock::new(length).map_err(|error| no_memory(order, error))?),
+        Some(context) => Rc::new(cuda::GpuBlock::new(context, length).map_err(|error| no_memory(order, error))?),
+    })
+}
+
+fn no_memory(order: &Order, why: impl std::fmt::Display) -> Trouble {
+    let (bytes, memory) = (buffer(order), order.memory);
+    Trouble::new(FailureKind::Memory, format!("{bytes} bytes of {memory} memory cannot be had: {why}"))
 }
 
 /// UCX without a transport for GPUs takes their memory for the host's, whatever it is told, and the CPU then reads it and dies.
