@@ -2,4 +2,6 @@
 
 pub mod bench;
 pub mod child;
+pub mod gate;
+pub mod session;
 pub mod transfer;

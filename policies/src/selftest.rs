@@ -6,6 +6,7 @@ pub mod publish;
 mod shuffle;
 mod size;
 mod status;
+mod terms;
 mod transfer;
 pub mod verdict;
 
@@ -15,6 +16,7 @@ pub use status::{
     Against, Extreme, Grade, PARTNERS_KEPT, PartnerStatus, ProfileTried, SelftestStatus, Standing, Sweep,
     TransferStatus, Trigger,
 };
+pub use terms::{Terms, TermsError, is_secret};
 pub use transfer::{
     Counter, Failure, FailureKind, Integrity, Limits, Measurement, Memory, MemoryPair, Op, Order, ParseMemoryError,
     Report, Role, Said, Told, UcxUsed,
