@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use policies::selftest::{MemoryPair, Order, Role, Terms};
+use policies::selftest::Terms;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -114,7 +114,7 @@ pub async fn call<C: Child>(
     identity: &Identity,
     dial: &Dial,
     terms: &Terms,
-    start: impl FnOnce(&Terms, &str) -> Result<(Order, C), String>,
+    start: impl FnOnce(&Terms, &str) -> Result<C, String>,
     stop: impl Future<Output = String>,
 ) -> Result<Called, CallError> {
     let Dial { me, to, address, certificate } = dial.clone();
@@ -160,16 +160,14 @@ pub async fn call<C: Child>(
         other => return Err(refusal(&to, other).unwrap_or_else(|| protocol("it neither accepts nor refuses"))),
     };
     terms.narrowed_to(&agreed).map_err(|error| protocol(&error.to_string()))?;
-    let (order, child) = match start(&agreed, &secret) {
-        Ok(started) => started,
+    let child = match start(&agreed, &secret) {
+        Ok(child) => child,
         Err(why) => {
             let _ = channel.send(&Message::Abort(why.clone())).await;
             return Err(CallError::Own(why));
         }
     };
-    debug_assert_eq!(order.role, Role::Initiator);
-    let memory = MemoryPair { local: order.memory, remote: agreed.memory };
-    let reports = relay(&mut channel, child, memory, &agreed.limits, stop).await;
+    let reports = relay(&mut channel, child, &agreed.limits, stop).await;
     channel.close().await;
     Ok(Called { terms: agreed, reports: reports.map_err(CallError::Own)? })
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use policies::selftest::{Memory, MemoryPair, Order, Terms, is_secret};
+use policies::selftest::{Terms, is_secret};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -41,8 +41,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub struct Answer<C> {
     /// The terms, narrowed.
     pub terms: Terms,
-    /// Where this side's buffer lies, and what its child is told.
-    pub order: Order,
     /// The child, started.
     pub child: C,
 }
@@ -240,13 +238,11 @@ impl<H: Host> Call<H> {
             }
         };
         self.gate.until(Duration::from_secs_f64(answer.terms.limits.deadline_seconds));
-        let Answer { terms, order, child } = answer;
+        let Answer { terms, child } = answer;
         if channel.send(&Message::Accepted(terms.clone())).await.is_err() {
             return;
         }
-        // What the caller took is not said: it matters to nobody here.
-        let memory = MemoryPair { local: order.memory, remote: Memory::Host };
-        if let Ok(reports) = relay(channel, child, memory, &terms.limits, self.host.stop()).await {
+        if let Ok(reports) = relay(channel, child, &terms.limits, self.host.stop()).await {
             self.host.served(Served { from: hello.node, terms, reports }).await;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use policies::selftest::{Failure, FailureKind, Integrity, Limits, MemoryPair, Report, Said, UcxUsed};
+use policies::selftest::{FailureKind, Limits, Report, Said};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{MissedTickBehavior, interval, sleep_until},
@@ -25,6 +25,8 @@ pub trait Child: Send {
     fn say(&mut self, from_peer: String) -> impl Future<Output = ()> + Send;
     /// What it says next; its report is the last. Dropped while it waits, it loses nothing.
     fn next(&mut self) -> impl Future<Output = Said> + Send;
+    /// Ends it, and gives what it measured with this as the reason.
+    fn fail(self, kind: FailureKind, message: String) -> impl Future<Output = Report> + Send;
 }
 
 /// Both sides' word on one transfer.
@@ -40,7 +42,6 @@ pub struct Reports {
 pub(super) async fn relay<S: AsyncRead + AsyncWrite + Unpin, C: Child>(
     channel: &mut Channel<S>,
     mut child: C,
-    memory: MemoryPair,
     limits: &Limits,
     stop: impl Future<Output = String>,
 ) -> Result<Reports, String> {
@@ -101,15 +102,19 @@ pub(super) async fn relay<S: AsyncRead + AsyncWrite + Unpin, C: Child>(
             Err(error @ (WireError::Garbled(_) | WireError::Version(_))) => {
                 break Some((FailureKind::Protocol, error.to_string()));
             }
+            // A peer that was ended hangs up; a wire that was cut, or a machine that hangs, says nothing at all. The second is the
+            // pair's failure, until other partners tell the two apart.
+            Err(error @ (WireError::Silent(_) | WireError::Stuck)) => {
+                break Some((FailureKind::Broken, error.to_string()));
+            }
             Err(error) => break Some((FailureKind::Peer, error.to_string())),
         }
     };
     // Before the goodbye: the child is not to outlive what it is for.
-    drop(child);
     let own = match (own, lost) {
         (Some(own), _) => own,
-        (None, Some((kind, what))) => failed(memory, started.elapsed(), kind, &what),
-        (None, None) => failed(memory, started.elapsed(), FailureKind::Protocol, "it ended without a report"),
+        (None, Some((kind, what))) => child.fail(kind, format!("the other agent: {what}")).await,
+        (None, None) => child.fail(FailureKind::Protocol, "it ended without a report".into()).await,
     };
     if peers.is_some() && channel.send(&Message::Done).await.is_ok() {
         // A connection that is closed with something unread in it may take the other's unread report with it.
@@ -127,29 +132,6 @@ fn over(own: bool, peers: bool) -> (FailureKind, String) {
             (FailureKind::Stalled, "the other side has ended its transfer, and this one did not end".into())
         }
         (false, false) => (FailureKind::Deadline, "the transfer did not end by its deadline".into()),
-    }
-}
-
-/// The report of a side whose child made none.
-fn failed(memory: MemoryPair, took: Duration, kind: FailureKind, what: &str) -> Report {
-    let remedy = match kind {
-        FailureKind::Peer => {
-            "look at the other node's agent: its log says why; the transfer is repeated with another partner"
-        }
-        FailureKind::Protocol => "run the same version of the agent on both nodes; the transfer is repeated",
-        _ => "look at the links between the two nodes; the transfer is repeated",
-    };
-    Report {
-        transport: None,
-        lanes: Vec::new(),
-        evidence: Vec::new(),
-        memory,
-        integrity: Integrity::Unchecked,
-        sizes: Vec::new(),
-        counters: Vec::new(),
-        ucx: UcxUsed::default(),
-        seconds: took.as_secs_f64(),
-        failure: Some(Failure { kind, message: format!("the other agent: {what}"), remedy: remedy.into() }),
     }
 }
 

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use policies::selftest::{FailureKind, Integrity, Limits, Memory, MemoryPair, Op, Report, Role, Said, Terms, UcxUsed};
+use policies::selftest::{
+    Failure, FailureKind, Integrity, Limits, Memory, MemoryPair, Op, Report, Said, Terms, UcxUsed,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -75,6 +77,10 @@ impl Child for Scripted {
             None => std::future::pending().await,
         }
     }
+
+    async fn fail(self, kind: FailureKind, message: String) -> Report {
+        Report { failure: Some(Failure { kind, message, remedy: String::new() }), ..report("") }
+    }
 }
 
 impl Drop for Scripted {
@@ -138,9 +144,9 @@ impl Host for Target {
     fn answer(&self, _: &str, terms: &Terms, secret: &str) -> Result<Answer<Scripted>, (Reason, String)> {
         let own = Limits { buffer_bytes: 1 << 20, deadline_seconds: 3.0, stall_seconds: 1.0, ..Limits::default() };
         let terms = terms.within(&own).map_err(|error| (Reason::Terms, error.to_string()))?;
-        let order = terms.order(Role::Target, secret, Memory::Host, BTreeMap::new());
+        assert_eq!(secret.len(), 32);
         let child = Scripted::start(self.script, "target", &self.alive);
-        Ok(Answer { terms, order, child })
+        Ok(Answer { terms, child })
     }
 
     async fn stop(&self) -> String {
@@ -212,10 +218,7 @@ impl World {
         script: Script,
         stop: impl Future<Output = String>,
     ) -> Result<Called, CallError> {
-        let start = |terms: &Terms, secret: &str| {
-            let order = terms.order(Role::Initiator, secret, Memory::Host, BTreeMap::new());
-            Ok((order, Scripted::start(script, "caller", &self.alive)))
-        };
+        let start = |_: &Terms, _: &str| Ok(Scripted::start(script, "caller", &self.alive));
         call(&self.caller, dial, &terms(), start, stop).await
     }
 
@@ -486,16 +489,13 @@ async fn a_black_holed_peer_is_given_up_after_five_seconds() {
     });
     let started = Instant::now();
     let long = Terms { limits: Limits { deadline_seconds: 60.0, ..Limits::default() }, ..terms() };
-    let start = |terms: &Terms, secret: &str| {
-        let order = terms.order(Role::Initiator, secret, Memory::Host, BTreeMap::new());
-        Ok((order, Scripted::start(Script::Hangs, "caller", &world.alive)))
-    };
+    let start = |_: &Terms, _: &str| Ok(Scripted::start(Script::Hangs, "caller", &world.alive));
     let called = call(&world.caller, &dial, &long, start, std::future::pending()).await.unwrap();
     let (kind, message) = failure(&called.reports.own);
-    assert!(kind == FailureKind::Peer && message.contains("nothing came for 5s"), "{message}");
+    assert!(kind == FailureKind::Broken && message.contains("nothing came for 5s"), "{message}");
     assert!((4..9).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     let served = world.served.recv().await.unwrap();
-    assert_eq!(failure(&served.reports.own).0, FailureKind::Peer);
+    assert_eq!(failure(&served.reports.own).0, FailureKind::Broken);
     world.is_idle().await;
 }
 

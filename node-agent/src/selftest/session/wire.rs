@@ -175,7 +175,7 @@ mod tests {
             (&b"GET / HTTP/1.1\r\n\r\n"[..], "not a message"),
             (&b"\0\0\0\x02{}"[..], "not a message"),
             (&b"\0\0\0\x04null"[..], "not a message"),
-            (&b"\0\0\0\x01"[..], "bytes remaining on stream"),
+            (&b"\0\0\0\x01"[..], "hung up"),
             (&b""[..], "hung up"),
         ] {
             let (mut one, other) = tokio::io::duplex(1 << 10);
