@@ -1,14 +1,21 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use daemon::{AdminArgs, LogArgs};
 
-use policies::selftest::{Memory, Op, Size, Sizes};
+use policies::selftest::{Limits, Memory, Op, Settings, Size, Sizes};
 
-use crate::{probe, run, selftest, survey, uninstall};
+use crate::{
+    probe, run,
+    selftest::{self, tester::Config},
+    survey, uninstall,
+};
+
+/// Bytes that a transfer has beside its largest size: for what both sides tell each other, and for comparing.
+const BESIDE: u64 = 4 << 20;
 
 /// Probes what this node's fabric really is and labels the node with it.
 #[derive(Debug, Parser)]
@@ -198,12 +205,87 @@ pub struct RunArgs {
     /// Folder to take UCX from instead of those of the dynamic loader; several are tried in order.
     #[arg(long = "ucx-lib", value_name = "DIR", env = "RAILBIND_UCX_LIB", value_delimiter = ':')]
     pub ucx_folders: Vec<PathBuf>,
+    /// Folder of further TransportProfiles (*.yaml); one takes the place of the embedded one of its name.
+    #[arg(long = "profiles", value_name = "DIR")]
+    pub profiles: Option<PathBuf>,
+    /// Self-test.
+    #[command(flatten)]
+    pub selftest: SelftestArgs,
     /// Admin server.
     #[command(flatten)]
     pub admin: AdminArgs,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// The self-test of `railbind-agent run`.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Self-test")]
+pub struct SelftestArgs {
+    /// Move data to other nodes and back, and publish what came of it. It listens for other agents, which prove who they are.
+    #[arg(long, default_value = "off", action = clap::ArgAction::Set, value_name = "on|off", value_parser = on_off)]
+    pub selftest: bool,
+    /// Address for other agents; on all addresses (0.0.0.0) they are told the Node's InternalIP.
+    #[arg(id = "selftest-listen", long = "selftest-listen", default_value = "0.0.0.0:9466", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Seconds after which a node that passed is tested again.
+    #[arg(id = "selftest-period", long = "selftest-period", default_value = "3600", value_parser = positive, value_name = "SECONDS")]
+    pub period: f64,
+    /// Seconds after which a node that did not pass is tested again.
+    #[arg(id = "selftest-recovery", long = "selftest-recovery", default_value = "300", value_parser = positive, value_name = "SECONDS")]
+    pub recovery: f64,
+    /// Share of the time in which a transfer may keep the link busy, 0.01 to 1.
+    #[arg(id = "selftest-share", long = "selftest-share", default_value = "1", value_parser = share, value_name = "SHARE")]
+    pub share: f64,
+    /// Seconds of traffic for each operation and size.
+    #[arg(id = "selftest-seconds", long = "selftest-seconds", default_value = "0.2", value_parser = positive, value_name = "SECONDS")]
+    pub seconds: f64,
+    /// Sizes of one operation.
+    #[arg(id = "selftest-sizes", long = "selftest-sizes", default_value = "1M,32M", value_name = "SIZES")]
+    pub sizes: Sizes,
+    /// Seconds after which a transfer is ended.
+    #[arg(id = "selftest-deadline", long = "selftest-deadline", default_value = "30", value_parser = positive, value_name = "SECONDS")]
+    pub deadline: f64,
+    /// Seconds without a completion after which it counts as stalled.
+    #[arg(id = "selftest-stall", long = "selftest-stall", default_value = "5", value_parser = positive, value_name = "SECONDS")]
+    pub stall: f64,
+    /// Seconds from one round of partners to the next, the same on every node: a transfer fits in it. Facts settle for as long.
+    #[arg(id = "selftest-slot", long = "selftest-slot", default_value = "6", value_parser = positive, value_name = "SECONDS")]
+    pub slot: f64,
+    /// Partners of a full run.
+    #[arg(id = "selftest-partners", long = "selftest-partners", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=64), value_name = "COUNT")]
+    pub partners: u32,
+}
+
+impl SelftestArgs {
+    /// What the self-test goes by.
+    pub fn config(&self, node: &str, ucx_folders: &[PathBuf]) -> Config {
+        let sizes = self.sizes.0.clone();
+        let most = sizes.iter().copied().max().unwrap_or_default();
+        let settings = Settings::default();
+        Config {
+            node: node.into(),
+            settings: Settings {
+                enabled: true,
+                slot_seconds: self.slot,
+                sample: self.partners,
+                most: settings.most.max(3 * self.partners),
+                period_seconds: self.period,
+                recovery_seconds: self.recovery,
+                ..settings
+            },
+            limits: Limits {
+                deadline_seconds: self.deadline,
+                seconds_each: self.seconds,
+                stall_seconds: self.stall,
+                buffer_bytes: most + BESIDE,
+                share: self.share,
+            },
+            sizes,
+            ucx_folders: ucx_folders.to_vec(),
+        }
+    }
 }
 
 impl Args {
@@ -236,6 +318,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("give on or off".into()),
+    }
+}
+
 fn op(text: &str) -> Result<Op, String> {
     match text.trim() {
         "put" => Ok(Op::Put),
@@ -254,4 +344,31 @@ fn positive(text: &str) -> Result<f64, String> {
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().ok().filter(|share| (0.01..=1.0).contains(share));
     share.ok_or_else(|| "give a share from 0.01 to 1".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_self_test_is_off_until_somebody_wants_it() {
+        let parse =
+            |args: &[&str]| match Args::try_parse_from([&["railbind-agent", "run", "--node-name=n"], args].concat()) {
+                Ok(Args { command: Command::Run(run) }) => run.selftest,
+                other => panic!("{other:?}"),
+            };
+        assert!(!parse(&[]).selftest);
+        let on = parse(&["--selftest=on", "--selftest-share=0.5"]);
+        let config = on.config("n", &[]);
+        assert!(on.selftest && config.settings.enabled);
+        assert!((config.limits.share - 0.5).abs() < 1e-9);
+        assert!(config.limits.buffer_bytes > config.sizes.iter().copied().max().unwrap());
+    }
 }

@@ -1,5 +1,7 @@
 //! Publishing the whole story: the `NodeFabric` of this node, owned by its Node.
 
+use std::collections::BTreeMap;
+
 use api::NodeFabric;
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
@@ -7,8 +9,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use policies::{
-    names::AGENT_MANAGER,
+    names::{AGENT_MANAGER, label},
     node_fabric::{self, NodeFabricStatus},
+    roles::Fabric,
+    selftest::own,
 };
 use serde_json::json;
 
@@ -42,18 +46,28 @@ pub async fn publish(fabrics: &Api<NodeFabric>, node: &Node, status: &NodeFabric
         Err(kube::Error::Api(error)) if error.code == 404 => return Ok(Outcome::NoKind),
         current => current?,
     };
-    let has_owner = current.as_ref().is_some_and(|fabric| fabric.owner_references().contains(&owner));
-    if !has_owner {
+    // What agents select partners by.
+    let fabric = status.fabric.as_deref().and_then(Fabric::named);
+    let labels: BTreeMap<&str, String> = own::domain(fabric, status.fabric_domain.as_deref())
+        .map(|domain| (label::FABRIC_DOMAIN, domain))
+        .into_iter()
+        .collect();
+    let has_metadata = current.as_ref().is_some_and(|fabric| {
+        let domain = fabric.labels().get(label::FABRIC_DOMAIN);
+        fabric.owner_references().contains(&owner) && domain == labels.get(label::FABRIC_DOMAIN)
+    });
+    if !has_metadata {
         // A Node that was deleted and made again has another uid, and the old reference would have the object collected.
         let object = json!({
             "apiVersion": NodeFabric::api_version(&()),
             "kind": NodeFabric::kind(&()),
-            "metadata": { "name": name, "ownerReferences": [owner] },
+            "metadata": { "name": name, "ownerReferences": [owner], "labels": labels },
             "spec": {},
         });
         fabrics.patch(&name, &params, &Patch::Apply(object)).await?;
     }
-    if has_owner && current.and_then(|fabric| fabric.status).is_some_and(|current| node_fabric::same(&current, status))
+    if has_metadata
+        && current.and_then(|fabric| fabric.status).is_some_and(|current| node_fabric::same(&current, status))
     {
         return Ok(Outcome::Unchanged);
     }

@@ -8,7 +8,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use policies::{
-    names::{AGENT_MANAGER, CONDITION, DOMAIN, annotation},
+    names::{AGENT_MANAGER, CONDITION, DOMAIN, annotation, label},
     rails,
     report::{self, Condition},
     roles::Role,
@@ -44,7 +44,9 @@ impl Current {
     pub fn of(node: &Node) -> Self {
         let prefix = format!("{DOMAIN}/");
         let ours = |map: &Option<BTreeMap<String, String>>| {
-            let entries = map.iter().flatten().filter(|(key, _)| key.starts_with(&prefix));
+            // Under our prefix, and a person's: who asks for a self-test.
+            let ours = |key: &str| key.starts_with(&prefix) && key != annotation::SELFTEST_REQUESTED;
+            let entries = map.iter().flatten().filter(|(key, _)| ours(key));
             entries.map(|(key, value)| (key.clone(), value.clone())).collect()
         };
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
@@ -73,6 +75,8 @@ pub fn publication(survey: &Survey, current: &Current) -> Publication {
         (annotation::NET_DEVICES, rails.net_devices.value),
         (annotation::ROCE_SUBNETS, rails.roce_subnets.value),
     ];
+    let fastest = survey.selftest.as_ref().and_then(|shown| shown.status.fastest_set.clone());
+    let fastest = fastest.map(|set| (annotation::FASTEST_SET.to_owned(), set));
     // As for labels: what could not be read in full stays as it is.
     let partial =
         survey.facts.devices.known().is_none() || survey.verdict.ports.iter().any(|port| port.role == Role::Unreadable);
@@ -80,11 +84,11 @@ pub fn publication(survey: &Survey, current: &Current) -> Publication {
         let kept = || current.annotations.get(key).filter(|_| partial).cloned();
         Some((key.to_owned(), value.or_else(kept)?))
     });
-    Publication {
-        labels: survey.verdict.labels_on(&current.labels),
-        annotations: annotations.collect(),
-        condition: report::condition(&survey.verdict),
+    let mut labels = survey.verdict.labels_on(&current.labels);
+    if let Some(shown) = &survey.selftest {
+        labels.insert(label::SELFTEST.into(), shown.status.verdict.as_str().into());
     }
+    Publication { labels, annotations: annotations.chain(fastest).collect(), condition: survey.condition() }
 }
 
 /// Whether the Node already says it.

@@ -1,8 +1,9 @@
 //! `railbind-agent run`: a turn on start, on change and at a period; what failed is tried again.
 
 use std::{
+    fs,
     hash::{BuildHasher, RandomState},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,13 +11,21 @@ use std::{
 use anyhow::Context;
 use daemon::{Check, Readiness, Shutdown, admin};
 use kube::{Api, Client};
-use policies::profile::Profiles;
+use policies::profile::{Profiles, TransportProfile};
 use prometheus_client::registry::Registry;
 
 use crate::{
-    args::RunArgs,
+    args::{RunArgs, SelftestArgs},
     events::Events,
     metrics::Metrics,
+    selftest::{
+        self,
+        duty::Callee,
+        gate::Gate,
+        members::Members,
+        session::{Identity, Listener},
+        tester::Tester,
+    },
     survey,
     tell::Teller,
     turn::{Agent, Turn, Why},
@@ -33,7 +42,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mi
 
 /// Runs until told to stop.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let RunArgs { node_name, root, period, start_jitter, probes, ucx_folders, admin, log: _ } = args;
+    let RunArgs { node_name, root, period, start_jitter, probes, ucx_folders, profiles, selftest, admin, log: _ } =
+        args;
     let shutdown = Shutdown::on_signals()?;
     let readiness = Readiness::default();
     let published = readiness.check("published");
@@ -42,24 +52,86 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
+    let tested = selftest::metrics::Metrics::default();
+    if selftest.selftest {
+        tested.register(&mut registry);
+    }
     admin::serve(&admin, admin::router(readiness, Arc::new(registry))).await?;
 
     let client = Client::try_default().await.context("finding the API server: set KUBECONFIG, or run in a pod")?;
+    let profiles = Arc::new(in_force(profiles.as_deref())?);
+    let testing = if selftest.selftest {
+        Some(start(&selftest, &node_name, &ucx_folders, &profiles, &client, tested).await?)
+    } else {
+        None
+    };
     let agent = Agent {
         nodes: Api::all(client.clone()),
         fabrics: Api::all(client.clone()),
         teller: Teller::new(client, &node_name),
         name: node_name,
         root: Arc::new(survey::open(&root)?),
-        profiles: Arc::new(Profiles::embedded()?),
+        profiles,
         kept: Arc::default(),
         metrics,
         story,
+        tester: testing.as_ref().map(|(_, tester)| Arc::clone(tester)),
     };
     let probing = probes.then_some(ucx_folders);
     tokio::select! {
         () = keep(&agent, &published, period, start_jitter, probing) => Ok(()),
+        () = test(testing) => Ok(()),
         () = shutdown.requested() => Ok(()),
+    }
+}
+
+/// The profiles that ship in the program, and those of a folder in the place of those that have their names.
+fn in_force(folder: Option<&Path>) -> anyhow::Result<Profiles> {
+    let embedded = Profiles::embedded()?;
+    let Some(folder) = folder else { return Ok(embedded) };
+    let reading = || format!("reading the profiles in {}", folder.display());
+    let mut own = Vec::new();
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            own.push(TransportProfile::parse(&path.display().to_string(), &text)?);
+        }
+    }
+    Ok(embedded.overridden_by(own))
+}
+
+/// The self-test's listener, and what it works with.
+async fn start(
+    args: &SelftestArgs,
+    node: &str,
+    ucx_folders: &[PathBuf],
+    profiles: &Arc<Profiles>,
+    client: &Client,
+    metrics: selftest::metrics::Metrics,
+) -> anyhow::Result<(Listener, Arc<Tester>)> {
+    let (identity, gate) = (Identity::generate()?, Gate::default());
+    let listener = Listener::bind(args.listen, &identity, gate.clone(), metrics.refusals.clone()).await;
+    let listener = listener.with_context(|| {
+        format!(
+            "listening for self-tests on {}: give another address with --selftest-listen, or --selftest off",
+            args.listen
+        )
+    })?;
+    let listening = listener.address().context("the self-test's own address")?;
+    tracing::info!(address = %listening, certificate = %identity.fingerprint(), "listening for self-tests");
+    let config = args.config(node, ucx_folders);
+    let members = Members::new(client.clone());
+    let tester = Tester::new(config, Arc::clone(profiles), identity, members, listening, gate, metrics);
+    Ok((listener, Arc::new(tester)))
+}
+
+/// Tests, and lets itself be called, for ever.
+async fn test(testing: Option<(Listener, Arc<Tester>)>) {
+    let Some((listener, tester)) = testing else { return std::future::pending().await };
+    tokio::select! {
+        () = listener.serve(Arc::new(Callee(Arc::clone(&tester)))) => {}
+        () = tester.keep() => {}
     }
 }
 
@@ -84,7 +156,7 @@ async fn keep(
                     // A little spread keeps agents that started together from staying together.
                     Why::Period => Instant::now() + period.mul_f64(0.9 + 0.2 * random()),
                     Why::Event if changed => due.min(Instant::now() + SECOND_LOOK),
-                    Why::Event => due,
+                    Why::Event | Why::Selftest => due,
                 };
                 other_devices
             }
@@ -114,7 +186,16 @@ async fn keep(
                 tokio::time::sleep(SETTLE).await;
                 why = Why::Event;
             }
+            () = news(agent), if failures == 0 => why = Why::Selftest,
         }
+    }
+}
+
+/// Returns when the self-test has something to say.
+async fn news(agent: &Agent) {
+    match &agent.tester {
+        Some(tester) => tester.news.notified().await,
+        None => std::future::pending().await,
     }
 }
 

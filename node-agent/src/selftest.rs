@@ -2,6 +2,10 @@
 
 pub mod bench;
 pub mod child;
+pub mod duty;
 pub mod gate;
+pub mod members;
+pub mod metrics;
 pub mod session;
+pub mod tester;
 pub mod transfer;

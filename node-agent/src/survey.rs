@@ -8,13 +8,13 @@ use policies::{
     node_fabric::{self, NodeFabricStatus},
     probe::{CudaFacts, UcxFacts},
     profile::Profiles,
-    report,
+    report::{self, Condition},
     verdict::{self, Verdict},
 };
 use serde::Serialize;
 use sysfs::{Cache, Root};
 
-use crate::{args::SurveyArgs, probe::Probed};
+use crate::{args::SurveyArgs, probe::Probed, selftest::tester::Shown};
 
 /// What a survey found.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct Survey {
     pub problems: Vec<Problem>,
     /// What the probes said.
     pub probes: Probes,
+    /// What the self-test says, where it runs.
+    pub selftest: Option<Shown>,
 }
 
 /// The machine-readable form.
@@ -38,12 +40,23 @@ struct Output<'a> {
 }
 
 impl Survey {
+    /// The `FabricReady` condition.
+    pub fn condition(&self) -> Condition {
+        let plain = report::condition(&self.verdict);
+        match &self.selftest {
+            Some(shown) => report::with_selftest(plain, &shown.status),
+            None => plain,
+        }
+    }
+
     /// The status of the node's `NodeFabric`.
     pub fn status(&self) -> NodeFabricStatus {
-        let condition = report::condition(&self.verdict);
+        let condition = self.condition();
         NodeFabricStatus {
             ucx: self.probes.ucx.as_ref().map(|probed| probed.facts.clone()),
             cuda: self.probes.cuda.as_ref().map(|probed| probed.facts.clone()),
+            selftest: self.selftest.as_ref().map(|shown| shown.status.clone()),
+            selftest_endpoint: self.selftest.as_ref().and_then(|shown| shown.endpoint.clone()),
             ..node_fabric::status(&self.facts, &self.verdict, condition, &self.problems)
         }
     }
@@ -90,7 +103,7 @@ pub fn survey_with(root: &Root, cache: &mut Cache, probes: &Probes, profiles: &P
     problems.extend(probes.cuda.iter().flat_map(|probed| probed.problems.clone()));
     problems.sort();
     problems.dedup();
-    Survey { facts, verdict, problems, probes: probes.clone() }
+    Survey { facts, verdict, problems, probes: probes.clone(), selftest: None }
 }
 
 /// Opens a root, with a message that helps.

@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     node_fabric, probe,
     publish::{self, Outcome},
+    selftest::tester::Tester,
     survey::{self, Probes, Survey},
     tell::Teller,
 };
@@ -36,6 +37,8 @@ pub(crate) enum Why {
     /// The kernel said that something changed: the objects are looked at if a survey says so too. A node that starts many pods has
     /// route messages by the hundred.
     Event,
+    /// The self-test has something to say.
+    Selftest,
 }
 
 /// What a turn did.
@@ -58,6 +61,7 @@ pub(crate) struct Agent {
     pub(crate) kept: Arc<Mutex<Kept>>,
     pub(crate) metrics: Metrics,
     pub(crate) story: Check,
+    pub(crate) tester: Option<Arc<Tester>>,
 }
 
 /// What one survey leaves for the next.
@@ -92,11 +96,40 @@ impl Agent {
             survey = self.survey().await?;
             story = says(&survey);
         }
+        let mut event = None;
+        if let Some(tester) = &self.tester {
+            self.remember(tester).await?;
+            tester.surveyed(&survey, &node);
+            let (shown, announcement) = tester.publication();
+            event = announcement;
+            if survey.selftest.as_ref() != Some(&shown) {
+                survey.selftest = Some(shown);
+                story = says(&survey);
+            }
+        }
         // Labels first: they matter without NodeFabric, and its trouble must not hold them up.
         self.publish_node(&node, &survey).await?;
+        if let Some(event) = event {
+            self.teller.tell(&node, &event).await;
+        }
         let told = self.publish_fabric(&node, &story.1).await;
         lock(&self.kept).published = told.then_some(story);
         Ok(Turn { changed, other_devices })
+    }
+
+    /// An agent that starts again goes on where the one before it was: its NodeFabric is all that it has to remember.
+    async fn remember(&self, tester: &Tester) -> anyhow::Result<()> {
+        if !tester.is_new() {
+            return Ok(());
+        }
+        let left = match self.fabrics.get_opt(&self.name).await {
+            Ok(left) => left.and_then(|fabric| fabric.status?.selftest),
+            // No such kind yet.
+            Err(kube::Error::Api(error)) if error.code == 404 => None,
+            Err(error) => return Err(error).with_context(|| format!("reading NodeFabric {}", self.name)),
+        };
+        tester.remember(left);
+        Ok(())
     }
 
     async fn publish_node(&self, node: &Node, survey: &Survey) -> anyhow::Result<()> {
@@ -166,7 +199,9 @@ impl Agent {
         });
         let found =
             task.await.context("the survey panicked: report it with the output of `railbind-agent survey --json`");
-        found.inspect(|survey| self.metrics.surveyed(survey, started.elapsed()))
+        let mut found = found.inspect(|survey| self.metrics.surveyed(survey, started.elapsed()))?;
+        found.selftest = self.tester.as_ref().map(|tester| tester.shown());
+        Ok(found)
     }
 }
 

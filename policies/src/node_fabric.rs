@@ -75,9 +75,24 @@ pub struct NodeFabricStatus {
     /// What the self-test found, where it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selftest: Option<SelftestStatus>,
+    /// Where this node's agent takes part in self-tests, and how it is known there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selftest_endpoint: Option<EndpointStatus>,
     /// All facts as they were read, with long GID tables cut.
     #[schemars(schema_with = "anything")]
     pub facts: serde_json::Value,
+}
+
+/// Where an agent takes part in self-tests. Other agents trust this certificate and no other: only this node's agent may write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointStatus {
+    /// Address and port.
+    pub address: String,
+    /// SHA-256 of its certificate, 64 hexadecimal digits; new with each start of the agent.
+    pub certificate: String,
+    /// Version of what is said there.
+    pub protocol: u32,
 }
 
 /// The `FabricReady` condition's parts.
@@ -209,6 +224,7 @@ pub fn status(facts: &Facts, verdict: &Verdict, condition: Condition, problems: 
         ucx: None,
         cuda: None,
         selftest: None,
+        selftest_endpoint: None,
         facts: serde_json::to_value(trimmed(facts, verdict)).unwrap_or_default(),
     }
 }

@@ -13,6 +13,9 @@ use crate::{
 /// Longest line: `kubectl describe` cuts an annotation's lines at 138 characters (kubectl describe.go, read in 1.36).
 pub const LINE_WIDTH: usize = 137;
 
+/// What separates the fabric's part of the condition's message from the self-test's.
+const SELFTEST: &str = "; self-test ";
+
 /// A Node condition without its times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,14 +115,16 @@ pub struct Announcement {
 
 /// What to announce when the condition goes from `old` to `new`: nothing where nothing changed.
 pub fn announcement(old: Option<&Condition>, new: &Condition) -> Option<Announcement> {
-    if old == Some(new) {
+    // What the self-test says has Events of its own, and is no change of the fabric.
+    let fabric = |condition: &Condition| condition.message.split(SELFTEST).next().unwrap_or_default().to_owned();
+    if old.is_some_and(|old| fabric(old) == fabric(new)) {
         return None;
     }
     let ready = |condition: &Condition| condition.status == "True";
     let lost = new.reason == "SomePortsDown" || (old.is_some_and(ready) && !ready(new));
     let note = match old {
-        Some(old) if old.message != new.message => format!("{}; was: {}", new.message, old.message),
-        _ => new.message.clone(),
+        Some(old) => format!("{}; was: {}", fabric(new), fabric(old)),
+        None => fabric(new),
     };
     Some(Announcement {
         warning: lost,

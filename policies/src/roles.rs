@@ -22,6 +22,11 @@ pub enum Fabric {
 }
 
 impl Fabric {
+    /// Of a label value.
+    pub fn named(value: &str) -> Option<Self> {
+        [Self::InfiniBand, Self::Roce, Self::Efa, Self::Tcp].into_iter().find(|fabric| fabric.as_str() == value)
+    }
+
     /// The label value.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -55,8 +55,7 @@ impl NodeView {
 
     /// Its fabric, as its label says.
     pub fn fabric(&self) -> Option<Fabric> {
-        let value = self.labels.get(label::FABRIC)?;
-        [Fabric::InfiniBand, Fabric::Roce, Fabric::Efa, Fabric::Tcp].into_iter().find(|fabric| fabric.as_str() == value)
+        Fabric::named(self.labels.get(label::FABRIC)?)
     }
 
     /// A fact of it, if its value is in the grammar: a node may lie.

@@ -1,6 +1,7 @@
 //! The self-test's decisions: what two nodes move between them, what they report of it, and how that is judged.
 
 pub mod blame;
+pub mod own;
 pub mod plan;
 pub mod publish;
 mod shuffle;

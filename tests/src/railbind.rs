@@ -85,6 +85,14 @@ impl Cluster {
         self.spawn_agent_with(&format!("agent-{node}"), node, root, period, &kubeconfig)
     }
 
+    /// The same with more flags, as a second process of the same node would be.
+    pub async fn spawn_agent_flags(&self, name: &str, node: &str, root: &Path, flags: &[&str]) -> Result<Daemon> {
+        let bound: Node = Api::all(self.client().await?).get(node).await?;
+        let kubeconfig = self.identity("railbind-agent", Some(&bound)).await?;
+        let args = ["run", "--node-name", node, "--root", text(root)?, "--start-jitter", "0", "--probes=false"];
+        self.daemon(name, "railbind-agent", &[&args, flags].concat(), &kubeconfig)
+    }
+
     /// The same with any kubeconfig.
     pub fn spawn_agent_with(
         &self,

@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name": "Profile", "type": "string", "jsonPath": ".status.profile"}"#,
     printcolumn = r#"{"name": "Selftest", "type": "string", "jsonPath": ".status.selftest.verdict"}"#,
     printcolumn = r#"{"name": "Bandwidth", "type": "string", "jsonPath": ".status.selftest.bandwidth"}"#,
+    printcolumn = r#"{"name": "Domain", "type": "string", "jsonPath": ".metadata.labels.railbind\\.dev/fabric-domain", "priority": 1}"#,
+    printcolumn = r#"{"name": "Endpoint", "type": "string", "jsonPath": ".status.selftestEndpoint.address", "priority": 1}"#,
+    printcolumn = r#"{"name": "Certificate", "type": "string", "jsonPath": ".status.selftestEndpoint.certificate", "priority": 1}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 pub struct NodeFabricSpec {}

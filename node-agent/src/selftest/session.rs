@@ -30,6 +30,7 @@ mod relay;
 mod wire;
 
 pub use call::{CallError, Called, Dial, call};
+pub(super) use identity::random_hex;
 pub use identity::{Fingerprint, Identity, IdentityError};
 pub use listen::{Answer, Host, Listener, Served};
 pub use refusals::{Reason, Refusals};

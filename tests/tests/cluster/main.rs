@@ -15,6 +15,7 @@ mod label;
 mod profile;
 mod quota;
 mod rolling;
+mod selftest;
 mod smoke;
 mod stage;
 

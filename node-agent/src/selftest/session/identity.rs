@@ -149,7 +149,7 @@ fn crypto() -> Arc<CryptoProvider> {
 }
 
 /// 32 random hexadecimal digits.
-pub(super) fn random_hex() -> Result<String, Error> {
+pub(in crate::selftest) fn random_hex() -> Result<String, Error> {
     let mut bytes = [0_u8; 16];
     rand::fill(&mut bytes).map_err(|_| Error::FailedToGetRandomBytes)?;
     Ok(bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))

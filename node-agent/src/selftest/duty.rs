@@ -1,0 +1,263 @@
+//! The loop that tests: asks what is due, calls, transfers, judges; and what it answers when it is called.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use policies::selftest::{FailureKind, Limits, Memory, Next, Refusal, Report, Role, Said, Skip, Terms, Trigger, plan};
+use tokio::time::{sleep, sleep_until};
+
+use super::{
+    child::Transfer,
+    session::{Answer, CallError, Child, Dial, Fingerprint, Host, Reason, Served, call},
+    tester::{Done, Own, Seen, Tester},
+};
+
+/// Longest time between two looks at what is due: a change wakes the loop.
+const LONGEST: Duration = Duration::from_mins(1);
+/// And the shortest.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+impl Child for Transfer {
+    async fn say(&mut self, from_peer: String) {
+        Self::say(self, from_peer).await;
+    }
+
+    async fn next(&mut self) -> Said {
+        Self::next(self).await
+    }
+
+    async fn fail(self, kind: FailureKind, message: String) -> Report {
+        Self::fail(self, kind, message).await
+    }
+}
+
+impl Tester {
+    /// Tests whenever it is time. Never returns.
+    pub async fn keep(&self) {
+        loop {
+            let wait = self.step().await.clamp(SHORTEST, LONGEST);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// One look; says when the next is to be taken.
+    async fn step(&self) -> Duration {
+        let Some(own) = self.own() else { return LONGEST };
+        let settings = &self.config.settings;
+        // The members are not asked for while nothing is due.
+        let gates = self.gates(&own);
+        if let Err(at) = plan::due(settings, &self.config.node, &self.status(), &gates, now()) {
+            return Duration::try_from_secs_f64(at - now()).unwrap_or_default();
+        }
+        if !settings.enabled || gates.soft_refused || gates.unsettled {
+            return Duration::from_secs_f64(settings.slot_seconds.max(1.0));
+        }
+        let seen = Seen(self.members.of(&own.domain).await);
+        self.metrics.members(seen.0.len());
+        self.begin(&own, &seen);
+        let (status, pace, gates) = (self.status(), self.pace(), self.gates(&own));
+        let next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
+        match next {
+            Next::Wait { until, why } => {
+                if !matches!(why, Skip::NotDue) {
+                    tracing::debug!(?why, "no self-test now");
+                }
+                Duration::try_from_secs_f64(until - now()).unwrap_or_default()
+            }
+            Next::Loopback { trigger } => {
+                self.loopback(&own, &seen, trigger).await;
+                Duration::from_secs_f64(settings.slot_seconds / 2.0)
+            }
+            Next::Call { partner, trigger, slot } => {
+                self.paced(|pace| pace.called(slot));
+                self.call(&own, &seen, &partner, trigger).await;
+                SHORTEST
+            }
+        }
+    }
+
+    async fn call(&self, own: &Own, seen: &Seen, partner: &str, trigger: Trigger) {
+        let Ok(_session) = self.gate.enter() else { return };
+        for profile in self.to_try(own) {
+            if !self.call_under(own, seen, partner, &profile, trigger).await {
+                return;
+            }
+        }
+    }
+
+    /// One session; says whether it took place.
+    async fn call_under(&self, own: &Own, seen: &Seen, partner: &str, profile: &str, trigger: Trigger) -> bool {
+        let Some((address, certificate)) = seen.0.get(partner).and_then(|member| member.endpoint) else {
+            return false;
+        };
+        let dial = Dial { me: self.config.node.clone(), to: partner.into(), address, certificate };
+        let terms = self.terms(profile);
+        self.gate.until(Duration::from_secs_f64(terms.limits.deadline_seconds));
+        let start = |terms: &Terms, secret: &str| {
+            let order = self.order(own, terms, Role::Initiator, secret);
+            order
+                .map(|order| self.start(order))
+                .ok_or_else(|| format!("this node does not qualify for {profile} any more"))
+        };
+        tracing::debug!(partner, profile, ?trigger, "self-test call");
+        match call(&self.identity, &dial, &terms, start, std::future::pending()).await {
+            Ok(called) => {
+                self.metrics.called("met");
+                self.paced(plan::Pace::met);
+                let report = &called.reports.own;
+                self.judge(
+                    own,
+                    seen,
+                    &Done { partner, role: "initiator", terms: &called.terms, report, theirs: false },
+                );
+                true
+            }
+            Err(error) => {
+                let outcome = match &error {
+                    CallError::Busy { .. } => "busy",
+                    CallError::Refused { .. } => "refused",
+                    CallError::Unreachable { .. } => "unreachable",
+                    CallError::Stranger { .. } => "stranger",
+                    CallError::Version { .. } => "version",
+                    CallError::Protocol { .. } => "protocol",
+                    CallError::Own(_) => "own",
+                };
+                self.metrics.called(outcome);
+                let quiet = matches!(error, CallError::Busy { .. } | CallError::Refused { reason: Reason::NotNow, .. });
+                if quiet {
+                    tracing::debug!(%error, "self-test call");
+                } else {
+                    tracing::warn!(%error, "self-test call");
+                }
+                let settings = &self.config.settings;
+                self.paced(|pace| match error {
+                    CallError::Busy { .. } | CallError::Refused { .. } | CallError::Own(_) => {
+                        pace.refused(settings, &self.config.node, now());
+                    }
+                    _ => pace.unanswered(settings, partner, now()),
+                });
+                false
+            }
+        }
+    }
+
+    /// Both ends here: through the NIC and back.
+    async fn loopback(&self, own: &Own, seen: &Seen, trigger: Trigger) {
+        let Ok(_session) = self.gate.enter() else { return };
+        for profile in self.to_try(own) {
+            let terms = self.terms(&profile);
+            self.gate.until(Duration::from_secs_f64(terms.limits.deadline_seconds));
+            let Ok(secret) = super::session::random_hex() else { return };
+            let orders = [Role::Initiator, Role::Target].map(|role| self.order(own, &terms, role, &secret));
+            let [Some(one), Some(other)] = orders else { return };
+            tracing::debug!(profile, ?trigger, "self-test loopback");
+            let report = both(self.start(one), self.start(other), &terms.limits).await;
+            let partner = self.config.node.as_str();
+            self.judge(own, seen, &Done { partner, role: "loopback", terms: &terms, report: &report, theirs: false });
+        }
+    }
+}
+
+/// Two children that are told what the other says; the first one's report.
+async fn both(mut one: Transfer, mut other: Transfer, limits: &Limits) -> Report {
+    let until = Instant::now() + Duration::from_secs_f64(limits.deadline_seconds) + Duration::from_secs(2);
+    let mut other_ended = false;
+    loop {
+        tokio::select! {
+            said = one.next() => match said {
+                Said::ToPeer(text) => other.say(text).await,
+                Said::Progress { .. } => {}
+                Said::Report(report) => return *report,
+            },
+            said = other.next(), if !other_ended => match said {
+                Said::ToPeer(text) => one.say(text).await,
+                Said::Progress { .. } => {}
+                Said::Report(_) => other_ended = true,
+            },
+            () = sleep_until(until.into()) => {
+                return one.fail(FailureKind::Deadline, "the loopback did not end by its deadline".into()).await;
+            }
+        }
+    }
+}
+
+/// This node as those see it who call.
+#[derive(Debug)]
+pub struct Callee(pub Arc<Tester>);
+
+impl Host for Callee {
+    type Child = Transfer;
+
+    fn name(&self) -> &str {
+        &self.0.config.node
+    }
+
+    async fn certificate(&self, node: &str, fresh: bool) -> Option<Fingerprint> {
+        let member = if fresh { self.0.members.ask(node).await } else { self.0.members.known(node) };
+        member?.endpoint.map(|(_, certificate)| certificate)
+    }
+
+    fn answer(&self, caller: &str, terms: &Terms, secret: &str) -> Result<Answer<Transfer>, (Reason, String)> {
+        let tester = &self.0;
+        let own = tester.own().ok_or((Reason::NotNow, "nothing is known of this node's fabric yet".to_owned()))?;
+        let mut gates = tester.gates(&own);
+        // This very session.
+        gates.in_session = false;
+        let seen = tester.seen();
+        let admitted =
+            seen.with(tester, &own, |view| plan::admit(&tester.config.settings, view, &gates, caller, false));
+        admitted.map_err(|refusal| match refusal {
+            Refusal::Stranger => (Reason::UnknownNode, format!("{caller} is not of the fabric domain {}", own.domain)),
+            Refusal::Off => (Reason::NotNow, "the self-test is off here".into()),
+            Refusal::Unsettled => (Reason::NotNow, "this node's facts have changed and must settle".into()),
+            Refusal::Busy { .. } => (Reason::Busy, "a session is going on".into()),
+            Refusal::GpusBusy(who) => (Reason::NotNow, format!("GPUs compute here: {who}")),
+        })?;
+        let terms = terms.within(&tester.config.limits).map_err(|error| (Reason::Terms, error.to_string()))?;
+        let terms = Terms { memory: Memory::Host, ..terms };
+        let order = tester.order(&own, &terms, Role::Target, secret).ok_or_else(|| {
+            (Reason::Terms, format!("this node does not qualify for the profile {:?}", terms.profile))
+        })?;
+        Ok(Answer { child: tester.start(order), terms })
+    }
+
+    async fn stop(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn served(&self, session: Served) {
+        let tester = &self.0;
+        let Some(own) = tester.own() else { return };
+        let seen = tester.seen();
+        let Served { from, terms, reports } = session;
+        // The caller measured; what this side could not do by itself only this side knows.
+        let mine = reports.own.failure.as_ref().is_some_and(|failure| {
+            matches!(
+                failure.kind,
+                FailureKind::NoUcx | FailureKind::NoTransport | FailureKind::Memory | FailureKind::Crashed
+            )
+        });
+        let (report, theirs) = match &reports.peers {
+            Some(peers) if !mine => (peers, true),
+            _ => (&reports.own, false),
+        };
+        tester.judge(&own, &seen, &Done { partner: &from, role: "target", terms: &terms, report, theirs });
+        tester.wake.notify_one();
+    }
+}
+
+impl Tester {
+    /// The members as they were last seen, without a request.
+    fn seen(&self) -> Seen {
+        Seen(self.members.last())
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

@@ -1,0 +1,142 @@
+//! What the self-test of a node goes by: which profiles it is to prove, under which environment, and whether its facts are still those.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    domain::fnv1a,
+    kernel::Version,
+    names::label,
+    profile::{Profiles, TransportProfile},
+    roles::Fabric,
+    select::{NodeView, qualifies},
+};
+
+/// Domain of the nodes that have no RDMA: they reach each other by TCP, wherever they are.
+const TCP: &str = "tcp";
+
+/// Value of `railbind.dev/fabric-domain` that a node's partners have; `None` where it is not known.
+pub fn domain(fabric: Option<Fabric>, domain: Option<&str>) -> Option<String> {
+    domain.map(str::to_owned).or_else(|| (fabric == Some(Fabric::Tcp)).then(|| TCP.into()))
+}
+
+/// A profile that a node is to prove.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate<'a> {
+    /// Profile.
+    pub profile: &'a TransportProfile,
+    /// The fabric that it is for, here.
+    pub fabric: Fabric,
+}
+
+/// The profile of each set that the node qualifies for, the default set's first: the one whose transfers the verdict is about.
+pub fn candidates<'a>(profiles: &'a Profiles, node: &NodeView) -> Vec<Candidate<'a>> {
+    let mut sets: Vec<&str> = profiles.iter().map(|profile| profile.spec.set.as_str()).collect();
+    sets.sort_by_key(|set| (*set != profiles.default_set(), *set));
+    sets.dedup();
+    let found = sets.into_iter().filter_map(|set| qualifies(profiles, set, node));
+    found.map(|(profile, fabric)| Candidate { profile, fabric }).collect()
+}
+
+/// The environment that a pod of no particular engine would get of a profile on this node. `ucx`: the version that will read it.
+pub fn environment(candidate: Candidate<'_>, node: &NodeView, ucx: Option<Version>) -> BTreeMap<String, String> {
+    let lines = candidate.profile.spec.env.iter().filter(|line| {
+        (line.fabric.is_empty() || line.fabric.contains(&candidate.fabric))
+            && line.engine.is_empty()
+            && line.ucx.is_none_or(|range| ucx.is_some_and(|ucx| range.contains(ucx)))
+    });
+    lines
+        .map(|line| {
+            let late = || line.from.and_then(|fact| node.fact(fact)).or_else(|| line.default.clone());
+            (line.name.clone(), line.value.clone().or_else(late).unwrap_or_default())
+        })
+        .collect()
+}
+
+/// A word for the facts that a result depends on: with others, it says nothing any more.
+///
+/// `ports`: those that carry the fabric, as `mlx5_0:1`, with what UCX takes of them.
+pub fn fingerprint(node: &NodeView, ports: &[String]) -> String {
+    let keys = [
+        label::FABRIC,
+        label::PROFILE,
+        label::GPUDIRECT,
+        label::RATE_GBPS,
+        label::GID_INDEX,
+        label::GID_KIND,
+        label::FABRIC_DOMAIN,
+        label::KERNEL,
+    ];
+    let mut text = String::new();
+    for key in keys {
+        text += node.labels.get(key).map_or("", String::as_str);
+        text.push('\n');
+    }
+    for part in ports
+        .iter()
+        .map(String::as_str)
+        .chain([&node.net_devices, &node.roce_subnets].into_iter().flatten().map(String::as_str))
+    {
+        text += part;
+        text.push('\n');
+    }
+    format!("{:016x}", fnv1a(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roce() -> NodeView {
+        let labels = [
+            (label::FABRIC, "roce"),
+            (label::GPUDIRECT, "dmabuf"),
+            (label::PROFILE, "roce-gpudirect"),
+            (label::GID_INDEX, "5"),
+        ];
+        NodeView {
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            net_devices: Some("mlx5_0:1".into()),
+            ..NodeView::default()
+        }
+    }
+
+    #[test]
+    fn each_set_has_its_candidate_and_it_gets_what_a_pod_would_get() {
+        let profiles = Profiles::embedded().unwrap();
+        let found = candidates(&profiles, &roce());
+        let names: Vec<&str> = found.iter().map(|found| found.profile.metadata.name.as_str()).collect();
+        assert_eq!(names, ["roce-gpudirect", "nixl-roce"]);
+        let env = environment(found[0], &roce(), Some(Version::new(1, 18)));
+        assert_eq!(env["UCX_IB_GID_INDEX"], "5", "the node's own");
+        assert!(!env.contains_key("UCX_IB_REG_METHODS"), "only for UCX before 1.16: {env:?}");
+        assert!(environment(found[0], &roce(), Some(Version::new(1, 13))).contains_key("UCX_IB_REG_METHODS"));
+        let env = environment(found[1], &roce(), None);
+        assert_eq!((env["UCX_NET_DEVICES"].as_str(), env["UCX_IB_ROCE_SUBNETS"].as_str()), ("mlx5_0:1", "all"));
+    }
+
+    #[test]
+    fn a_value_outside_its_grammar_is_not_used() {
+        let profiles = Profiles::embedded().unwrap();
+        let mut node = roce();
+        node.labels.insert(label::GID_INDEX.into(), "5;rm".into());
+        assert_eq!(environment(candidates(&profiles, &node)[0], &node, None)["UCX_IB_GID_INDEX"], "auto");
+    }
+
+    #[test]
+    fn other_facts_have_another_word_and_the_verdict_is_none_of_them() {
+        let word = |node: &NodeView| fingerprint(node, &["mlx5_0:1".into()]);
+        let mut node = roce();
+        node.labels.insert(label::SELFTEST.into(), "failed".into());
+        assert_eq!(word(&node), word(&roce()));
+        node.labels.insert(label::GID_INDEX.into(), "3".into());
+        assert_ne!(word(&node), word(&roce()));
+        assert_ne!(word(&roce()), fingerprint(&roce(), &[]));
+    }
+
+    #[test]
+    fn nodes_without_rdma_are_partners_of_each_other() {
+        assert_eq!(domain(Some(Fabric::Tcp), None).as_deref(), Some("tcp"));
+        assert_eq!(domain(Some(Fabric::Roce), Some("roce-10.0.0.0-24")).as_deref(), Some("roce-10.0.0.0-24"));
+        assert_eq!((domain(Some(Fabric::Roce), None), domain(None, None)), (None, None));
+    }
+}
