@@ -100,13 +100,21 @@ pub fn plan(profiles: &Profiles, nodes: &NodeMap, intent: &PodIntent) -> Plan {
     let candidates = select::candidates(nodes, intent);
     let count = node_map::count(&candidates);
     let mut plan = Plan { placement: intent.placement, ..Plan::default() };
+    let failed: usize = candidates.iter().filter(|group| group.kind.failed()).map(Group::count).sum();
+    if failed > 0 {
+        plan.reasons.push(format!("{failed} of {count} candidate nodes left out: their self-test failed"));
+    }
     let Some(choice) = choose(profiles, nodes, &candidates, intent, &mut plan) else {
         plan.warnings.push(if candidates.is_empty() {
             format!("railbind: none of {} nodes fits this pod's selectors, taints and GPU count; admitted without UCX settings", nodes.len())
+        } else if failed == count {
+            format!("railbind: the self-test failed on all {count} nodes this pod can land on (kubectl describe node says why); admitted without UCX settings")
         } else {
             format!("railbind: none of the {count} nodes this pod can land on reports a fabric (is railbind-agent running?); admitted without UCX settings")
         });
-        plan.reasons.push("no candidate node carries railbind.dev/profile".into());
+        if failed == 0 {
+            plan.reasons.push("no candidate node carries railbind.dev/profile".into());
+        }
         return plan;
     };
     let profile = choice.profile;
@@ -162,7 +170,8 @@ fn choose<'a>(
         return Some(found.unwrap_or(Choice { profile, fabric, nodes: Vec::new() }));
     }
     let set = match intent.profile_set.as_deref() {
-        None | Some(AUTO) => profiles.default_set(),
+        None => profiles.default_set(),
+        Some(AUTO) => fastest(profiles, candidates, plan),
         Some(set) if profiles.has_set(set) => set,
         Some(set) => {
             let default = profiles.default_set();
@@ -175,6 +184,22 @@ fn choose<'a>(
     };
     let classes = select::classes(profiles, set, candidates);
     group::agree(profiles, set, nodes, intent, classes, plan)
+}
+
+/// The set that was the fastest in the self-test of every candidate with RDMA: a pod has one environment, wherever it lands.
+fn fastest<'a>(profiles: &'a Profiles, candidates: &[Group<'a>], plan: &mut Plan) -> &'a str {
+    let rdma =
+        |group: &&Group<'a>| group.kind.fabric().is_some_and(|fabric| fabric != Fabric::Tcp) && !group.kind.failed();
+    let said: BTreeSet<Option<&'a str>> =
+        candidates.iter().filter(rdma).map(|group| group.kind.fastest_set.as_deref()).collect();
+    let mut said = said.into_iter();
+    if let (Some(set), None) = (said.next().flatten().filter(|set| profiles.has_set(set)), said.next()) {
+        plan.reasons.push(format!("profile set {set}: the fastest in the nodes' self-tests"));
+        return set;
+    }
+    let default = profiles.default_set();
+    plan.reasons.push(format!("profile set {default}: the nodes' self-tests name no fastest one, or not the same"));
+    default
 }
 
 /// The late-bound variables of a node, by name: what a Binding to it carries under `env.railbind.dev/`.

@@ -13,6 +13,7 @@ use crate::{
     node_map::{Group, NodeMap, SharedNode},
     profile::{NodeClass, NodeFact, Profiles, TransportProfile},
     roles::Fabric,
+    selftest::Standing,
 };
 
 /// What decisions are about in a Node.
@@ -33,6 +34,8 @@ pub struct NodeView {
     pub net_devices: Option<String>,
     /// `UCX_IB_ROCE_SUBNETS` for this node, as its agent says, unchecked.
     pub roce_subnets: Option<String>,
+    /// The profile set that was the fastest in its self-test, as its agent says, unchecked.
+    pub fastest_set: Option<String>,
 }
 
 /// A taint.
@@ -56,6 +59,13 @@ impl NodeView {
     /// Its fabric, as its label says.
     pub fn fabric(&self) -> Option<Fabric> {
         Fabric::named(self.labels.get(label::FABRIC)?)
+    }
+
+    /// Whether its self-test says that its RDMA does not work: UCX would fall back to TCP without a word. A node without RDMA has
+    /// none to lose.
+    pub fn failed(&self) -> bool {
+        let standing = Standing::of_label(self.labels.get(label::SELFTEST).map(String::as_str));
+        standing == Standing::Failed && self.fabric() != Some(Fabric::Tcp)
     }
 
     /// A fact of it, if its value is in the grammar: a node may lie.
@@ -226,6 +236,11 @@ impl Choice<'_> {
             requirements.push(self.one_of(label::KERNEL));
         }
         requirements.retain(|requirement| !requirement.values.is_empty());
+        if self.fabric != Fabric::Tcp && !requirements.is_empty() {
+            // Nor a node whose self-test fails between now and the pod's scheduling.
+            let values = vec![Standing::Failed.as_str().to_owned()];
+            requirements.push(Requirement { key: label::SELFTEST.into(), operator: "NotIn".into(), values });
+        }
         requirements
     }
 
@@ -236,10 +251,10 @@ impl Choice<'_> {
 }
 
 /// The classes that the candidates make up, the best first: by the profiles' priority, then InfiniBand before RoCE.
-/// Candidates that do not say what they are make up none.
+/// Candidates that do not say what they are make up none, nor do those whose self-test failed.
 pub fn classes<'a>(profiles: &'a Profiles, set: &str, candidates: &[Group<'a>]) -> Vec<Choice<'a>> {
     let mut classes: BTreeMap<(&str, Fabric), Choice<'a>> = BTreeMap::new();
-    for group in candidates {
+    for group in candidates.iter().filter(|group| !group.kind.failed()) {
         let Some((profile, fabric)) = qualifies(profiles, set, group.kind) else { continue };
         let choice = Choice { profile, fabric, nodes: Vec::new() };
         classes.entry((&profile.metadata.name, fabric)).or_insert(choice).nodes.push(group.clone());

@@ -101,7 +101,7 @@ fn a_profile_for_two_fabrics_is_two_classes() {
     let plan = run(&nodes, &worker(DECODE, None));
     let pinned: Vec<&str> =
         plan.affinity.iter().flat_map(|requirement| &requirement.values).map(String::as_str).collect();
-    assert_eq!(pinned, ["rdma-host-staged", "infiniband"]);
+    assert_eq!(pinned, ["rdma-host-staged", "infiniband", "failed"], "not where the self-test fails");
     assert!(!plan.env.iter().any(|variable| variable.name == "UCX_IB_GID_INDEX"), "never on InfiniBand");
 }
 
@@ -156,5 +156,56 @@ fn workers_of_a_deployment_stay_in_one_domain_and_on_efa_apart() {
     ] {
         let plan = run(&nodes, &alone);
         assert!(plan.together.is_empty() && plan.apart.is_empty(), "{alone:?}");
+    }
+}
+
+fn says(mut node: NodeView, selftest: &str, fastest: Option<&str>) -> NodeView {
+    node.labels.insert("railbind.dev/selftest".into(), selftest.into());
+    NodeView { fastest_set: fastest.map(Into::into), ..node }
+}
+
+#[test]
+fn a_node_whose_self_test_failed_is_not_chosen_and_not_landed_on() {
+    let failed =
+        |name: &'static str| move |node: NodeView| if node.name == name { says(node, "failed", None) } else { node };
+    let nodes: Vec<NodeView> = cluster().into_iter().map(failed("ib")).collect();
+    let plan = run(&nodes, &worker(DECODE, None));
+    assert_eq!(plan.profile.as_deref(), Some("roce-gpudirect"), "{:#?}", plan.reasons);
+    assert!(
+        plan.reasons.iter().any(|reason| reason.contains("1 of 6 candidate nodes left out")),
+        "{:#?}",
+        plan.reasons
+    );
+    let last = plan.affinity.last().expect("an affinity");
+    assert_eq!((last.key.as_str(), last.operator.as_str()), ("railbind.dev/selftest", "NotIn"));
+    assert_eq!(last.values, ["failed"]);
+
+    let plan = run(&nodes, &worker(DECODE, Some("ib")));
+    assert_eq!((plan.profile, plan.env), (None, vec![]), "nothing promises RDMA where there is none");
+    assert!(plan.warnings[0].contains("the self-test failed on all 1 nodes"), "{:?}", plan.warnings);
+
+    // TCP has nothing to lose: its label says how fast it is.
+    let nodes: Vec<NodeView> = cluster().into_iter().map(failed("tcp")).collect();
+    let plan = run(&nodes, &worker(DECODE, Some("tcp")));
+    assert_eq!(plan.profile.as_deref(), Some("tcp"));
+    assert!(plan.affinity.iter().all(|requirement| requirement.key != "railbind.dev/selftest"));
+}
+
+#[test]
+fn auto_takes_the_set_that_every_candidate_found_the_fastest() {
+    let auto =
+        |nodes: &[NodeView], on| run(nodes, &PodIntent { profile_set: Some("auto".into()), ..worker(DECODE, on) });
+    let fastest = |set: Option<&'static str>| move |node| says(node, "passed", set);
+    let nodes: Vec<NodeView> = cluster().into_iter().map(fastest(Some("nixl"))).collect();
+    let plan = auto(&nodes, None);
+    assert_eq!(plan.profile.as_deref(), Some("nixl-infiniband"), "{:#?}", plan.reasons);
+    assert!(plan.reasons.iter().any(|reason| reason.starts_with("profile set nixl")), "{:#?}", plan.reasons);
+
+    // One that found another, one that found none, and one that says a set that is none.
+    for other in [Some("guide"), None, Some("mine")] {
+        let mut nodes = nodes.clone();
+        nodes[1].fastest_set = other.map(Into::into);
+        assert_eq!(auto(&nodes, None).profile.as_deref(), Some("infiniband-gpudirect"), "{other:?}");
+        assert_eq!(auto(&nodes, Some("ib")).profile.as_deref(), Some("nixl-infiniband"), "only the candidates count");
     }
 }

@@ -164,6 +164,7 @@ pub fn view(node: &Node) -> NodeView {
             .collect(),
         net_devices: annotation(annotation::NET_DEVICES),
         roce_subnets: annotation(annotation::ROCE_SUBNETS),
+        fastest_set: annotation(annotation::FASTEST_SET),
     }
 }
 
@@ -207,6 +208,7 @@ mod tests {
                 taints: vec![Taint { key: "nvidia.com/gpu".into(), value: None, effect: "NoSchedule".into() }],
                 net_devices: Some("mlx5_0:1".into()),
                 roce_subnets: None,
+                fastest_set: None,
             }
         );
         assert_eq!(view(&Node::default()), NodeView::default());
