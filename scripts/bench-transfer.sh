@@ -3,7 +3,8 @@
 # server on one processor and each client on another. Medians, the spread (smallest to largest), and the ratio, which should be at
 # least 0.95 for bandwidth and at most 1.1 for latency. A difference within the spread is the machine's.
 #
-#   ROUNDS=5 SECONDS_EACH=0.5 scripts/bench-transfer.sh     ONLY=1.13 or ONLY=1.22: one UCX;  TLS="tcp posix": some transports
+#   ROUNDS=5 SECONDS_EACH=0.5 scripts/bench-transfer.sh
+#   ONLY=1.13 or ONLY=1.22: one UCX    TLS="tcp posix": some transports    AGENT=FILE: this program, instead of a release build
 #
 # ucx_perftest: of the Debian package ucx-utils for the distribution's UCX, and the wheel's own.
 set -euo pipefail
@@ -13,9 +14,12 @@ if ! command -v ucx_perftest >/dev/null; then
   echo "bench-transfer: installing ucx-utils, which has ucx_perftest" >&2
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ucx-utils >&2
 fi
-cargo build --locked -q --release -p railbind-agent
+if [ -z "${AGENT:-}" ]; then
+  cargo build --locked -q --release -p railbind-agent
+  AGENT=${CARGO_TARGET_DIR:-target}/release/railbind-agent
+fi
 wheel=$(tests/ucx/fetch.sh)
-exec python3 - "${CARGO_TARGET_DIR:-target}/release/railbind-agent" "$wheel" <<'PY'
+exec python3 - "$AGENT" "$wheel" <<'PY'
 import json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 agent, wheel = sys.argv[1:]
@@ -66,7 +70,7 @@ def theirs(version, tls, op, size, count):
     args += ["-e"] if tls == "tcp" else []
     env = env | {"UCX_TLS": tls, "UCX_WARN_UNUSED_ENV_VARS": "n"}
     out = pair([binary, "-p", str(port)], [binary, "127.0.0.1", *args, "-f"], env, listening(port))
-    found = re.findall(r"^\s*(?:\[.*?\]\s+)?\d+\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", out, re.M)
+    found = re.findall(r"^\s*(?:(?:Final:|\[.*?\])\s+)?\d+\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", out, re.M)
     # Its MB/s are MiB/s; its latency column "50.0%ile".
     return float(found[-1][0]) if op == "latency" else float(found[-1][4]) * 1048576 / 1e9
 
