@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 
 kube=$(scripts/build-kube.sh) || exit 1
 export RAILBIND_KUBE=$kube
+tools=$(scripts/build-tools.sh) || exit 1
+export RAILBIND_TOOLS=$tools
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

@@ -26,6 +26,15 @@ pub(crate) async fn guest_image() -> Result<PathBuf> {
     given_or_built("RAILBIND_GUEST", "tests/roce/build.sh").await
 }
 
+/// `helm` or `promtool`: of the folder `RAILBIND_TOOLS`, or of what `scripts/build-tools.sh` builds and keeps.
+pub async fn tool(name: &str) -> Result<PathBuf> {
+    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
+    let folder = FOLDER.get_or_try_init(|| given_or_built("RAILBIND_TOOLS", "scripts/build-tools.sh")).await?;
+    let path = folder.join(name);
+    ensure!(path.is_file(), "no {name} in {}", folder.display());
+    Ok(path)
+}
+
 async fn given_or_built(variable: &str, script: &str) -> Result<PathBuf> {
     if let Some(given) = std::env::var_os(variable) {
         return Ok(PathBuf::from(given));

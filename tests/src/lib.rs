@@ -38,7 +38,7 @@ pub mod scene;
 mod wait;
 
 pub use balancer::Balancer;
-pub use binary::kube_binary;
+pub use binary::{kube_binary, tool};
 pub use cluster::{Cluster, Options};
 pub use namespace::with_namespace;
 pub use node::NodeSpec;

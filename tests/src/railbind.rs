@@ -66,8 +66,18 @@ impl Daemon {
 impl Cluster {
     /// Service accounts, roles and policies of `manifests/base`: all of it but the workloads, which run as processes here.
     pub async fn install_identities(&self) -> Result<()> {
-        for file in ["namespace.yaml", "crds/nodefabrics.yaml", "agent.yaml", "agent-fence.yaml", "webhook.yaml"] {
-            let path = repository().join("manifests/base").join(file);
+        let base = [
+            "namespace.yaml",
+            "crds/nodefabrics.yaml",
+            "agent.yaml",
+            "agent-fence.yaml",
+            "webhook.yaml",
+            "webhook-fence.yaml",
+        ];
+        let files = base.iter().map(|file| format!("manifests/base/{file}"));
+        // Our tests run on a Kubernetes where `--binding-engine auto` means the policy.
+        for file in files.chain(["manifests/overlays/policy-engine/policy-engine.yaml".into()]) {
+            let path = repository().join(file);
             let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             let workload = |document: &&str| {
                 ["DaemonSet", "Deployment"].iter().any(|kind| document.contains(&format!("kind: {kind}\n")))

@@ -1,7 +1,5 @@
 //! What we register.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     ByteString,
     api::admissionregistration::v1::{
@@ -11,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
 };
 use kube::core::ObjectMeta;
-use policies::names::{WEBHOOK_MANAGER, annotation, label};
+use policies::names::{annotation, label};
 use serde_json::Value;
 
 use crate::{args::BindingEngine, server};
@@ -53,11 +51,8 @@ pub fn configuration(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhookConfigu
         BindingEngine::Policy | BindingEngine::Auto | BindingEngine::Off => {}
     }
     MutatingWebhookConfiguration {
-        metadata: ObjectMeta {
-            name: Some(wanted.name.clone()),
-            labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".into(), WEBHOOK_MANAGER.into())])),
-            ..ObjectMeta::default()
-        },
+        // No labels: they belong to whoever installed it.
+        metadata: ObjectMeta { name: Some(wanted.name.clone()), ..ObjectMeta::default() },
         webhooks: Some(webhooks),
     }
 }

@@ -1,0 +1,149 @@
+//! Both ways to install give the same objects, and those ask for no more than they need.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use harness::{kube_binary, railbind::repository, tool};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+type Objects = BTreeMap<String, Value>;
+
+async fn run(mut command: Command) -> Result<String> {
+    // Helm keeps its settings below these, and says that it follows our links.
+    let folder = tempfile::tempdir()?;
+    command.env("HOME", folder.path()).env("KUBECACHEDIR", folder.path());
+    let output = command.output().await?;
+    if !output.status.success() {
+        bail!("{:?}: {}", command.as_std(), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+pub(crate) async fn kustomize(folder: &str) -> Result<Objects> {
+    let mut command = Command::new(kube_binary().await?);
+    command.args(["kubectl", "kustomize"]).arg(repository().join("manifests").join(folder));
+    objects(&run(command).await?)
+}
+
+async fn helm(args: &[&str]) -> Result<Objects> {
+    let mut command = Command::new(tool("helm").await?);
+    command.args(["template", "railbind", "--namespace", "railbind-system"]);
+    command.arg(repository().join("charts/railbind")).args(args);
+    objects(&run(command).await?)
+}
+
+fn objects(text: &str) -> Result<Objects> {
+    let mut objects = Objects::new();
+    for document in text.split("\n---\n") {
+        let value: Value = serde_saphyr::from_str(document).with_context(|| document.to_owned())?;
+        let Some(kind) = value["kind"].as_str() else { continue };
+        let name = format!("{kind}/{}", value["metadata"]["name"].as_str().context("no name")?);
+        ensure!(objects.insert(name.clone(), value).is_none(), "{name} twice");
+    }
+    Ok(objects)
+}
+
+fn same(kustomize: &Objects, helm: &Objects) {
+    let names = |objects: &Objects| objects.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(kustomize), names(helm));
+    for (name, object) in kustomize {
+        assert_eq!(object, &helm[name], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_chart_renders_what_the_base_renders() {
+    let base = kustomize("base").await.unwrap();
+    assert!(base.len() > 25, "{:?}", base.keys());
+    same(&base, &helm(&["--set", "namespace.create=true"]).await.unwrap());
+    // Helm needs the namespace before it has a chart, so a release does not hold it; that is all of the difference.
+    let mut without = base;
+    without.remove("Namespace/railbind-system").unwrap();
+    same(&without, &helm(&[]).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_charts_examples_render_what_the_overlays_render() {
+    for overlay in ["dev", "ha", "policy-engine"] {
+        let values = repository().join(format!("charts/railbind/examples/{overlay}.yaml"));
+        let args = ["--set", "namespace.create=true", "--values", values.to_str().unwrap()];
+        let kustomize = kustomize(&format!("overlays/{overlay}")).await.unwrap();
+        same(&kustomize, &helm(&args).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn values_that_make_no_sense_are_refused() {
+    for (value, why) in [
+        ("webhook.replicas=many", "replicas"),
+        ("webhook.replica=3", "replica"),
+        ("bindingEngine=magic", "bindingEngine"),
+        ("image.registry=registry.example/railbind", "registry"),
+        ("image.tag=a b", "tag"),
+        ("webhook.extraArgs={drain}", "extraArgs"),
+    ] {
+        let refused = helm(&["--set", value]).await.expect_err(value).to_string();
+        assert!(
+            refused.contains("values don't meet the specifications of the schema") && refused.contains(why),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn values_reach_where_they_belong() {
+    let set = "image.registry=registry.example/,image.tag=9.9,logLevel=debug,crds.keep=true,networkPolicy.monitoringNamespace=prom,\
+               agent.extraArgs={--period=30}";
+    let objects = helm(&["--set", set]).await.unwrap();
+    let container = |name: &str| objects[name]["spec"]["template"]["spec"]["containers"][0].clone();
+    assert_eq!(container("Deployment/railbind-webhook")["image"], "registry.example/railbind-webhook:9.9");
+    let agent = container("DaemonSet/railbind-agent");
+    assert_eq!(agent["image"], "registry.example/railbind-agent:9.9");
+    let args: Vec<_> = agent["args"].as_array().unwrap().iter().rev().take(2).collect();
+    assert_eq!(args, ["--period=30", "--log-level=debug"]);
+    for (name, object) in &objects {
+        let kept = object["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep";
+        assert_eq!(kept, name.starts_with("CustomResourceDefinition/"), "{name}");
+    }
+    let ingress = &objects["NetworkPolicy/railbind-webhook"]["spec"]["ingress"][1]["from"][0]["namespaceSelector"];
+    assert_eq!(ingress["matchLabels"]["kubernetes.io/metadata.name"], "prom");
+    // In another namespace, every reference goes along.
+    let mut elsewhere = Command::new(tool("helm").await.unwrap());
+    elsewhere.args(["template", "x", "--namespace", "fabric"]).arg(repository().join("charts/railbind"));
+    let text = run(elsewhere).await.unwrap();
+    assert!(!text.contains("railbind-system") && text.contains("system:serviceaccount:fabric:railbind-agent"));
+}
+
+#[tokio::test]
+async fn pods_have_no_privilege_that_they_do_not_need() {
+    for overlay in ["base", "overlays/dev", "overlays/ha", "overlays/policy-engine"] {
+        let objects = kustomize(overlay).await.unwrap();
+        for (name, host) in [("Deployment/railbind-webhook", false), ("DaemonSet/railbind-agent", true)] {
+            let pod = &objects[name]["spec"]["template"]["spec"];
+            for container in pod["containers"].as_array().unwrap() {
+                let context = &container["securityContext"];
+                assert!(context["privileged"].is_null(), "{overlay} {name}");
+                assert_eq!(context["allowPrivilegeEscalation"], false, "{overlay} {name}");
+                assert_eq!(context["readOnlyRootFilesystem"], true, "{overlay} {name}");
+                assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}), "{overlay} {name}");
+                assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{overlay} {name}");
+                assert_eq!(context["runAsNonRoot"].as_bool().unwrap_or_default(), !host, "{overlay} {name}");
+                assert!(container["resources"]["limits"]["memory"].is_string(), "{overlay} {name}");
+                // Of the host, the agent may look at everything and change nothing.
+                for mount in container["volumeMounts"].as_array().into_iter().flatten() {
+                    assert_eq!(mount["readOnly"], true, "{overlay} {name}: {mount}");
+                }
+            }
+            assert_eq!(pod["hostNetwork"].as_bool().unwrap_or_default(), host, "{overlay} {name}");
+        }
+        // The agent is in the host's network, where no NetworkPolicy holds: nothing of it listens there unasked.
+        let args = &objects["DaemonSet/railbind-agent"]["spec"]["template"]["spec"]["containers"][0]["args"];
+        assert!(args.as_array().unwrap().contains(&json!("--admin-listen=127.0.0.1:9465")), "{args}");
+        let text = serde_json::to_string(&objects).unwrap();
+        assert!(
+            !text.contains("caBundle\":\"") && !text.contains("BEGIN CERTIFICATE"),
+            "{overlay} holds a certificate"
+        );
+    }
+}
