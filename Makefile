@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle selftest-sim clean
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle selftest-sim audit sbom clean
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ lint: setup ## Formatting and lints, warnings as errors
 	cd tests/kube && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/bench/peer-go && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/fuzz && cargo fmt --check
+
+audit: ## Licences, banned crates, sources, and advisories where their database can be reached
+	@scripts/audit.sh
+
+sbom: ## What each program is made of, as CycloneDX, in target/sbom
+	@scripts/audit.sh sbom
 
 generate: setup ## Write the CRDs from the types
 	cargo run --locked -q -p railbind-api --example crds
