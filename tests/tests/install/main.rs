@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod access;
+mod break_glass;
+mod images;
 mod lifecycle;
 mod render;
+mod security;
 mod trace;
 
 use anyhow::Result;

@@ -1,0 +1,40 @@
+//! SECURITY.md names a test in each of its lines; here it is seen that there is one.
+
+use std::fs;
+
+use harness::railbind::repository;
+
+#[test]
+fn every_threat_names_a_test_that_exists() {
+    let text = fs::read_to_string(repository().join("SECURITY.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| who ")).collect();
+    for who in [
+        "hostile tenant",
+        "hostile node",
+        "hostile NodeFabric edit",
+        "confused deputy",
+        "stolen agent token",
+        "stolen webhook token",
+        "man in the middle",
+        "stranger",
+    ] {
+        assert!(rows.iter().any(|row| row.starts_with(&format!("| {who}"))), "no line about a {who}");
+    }
+    for row in rows {
+        let cell = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        let [file, name] = names[..] else { panic!("a file and a test: {row}") };
+        let source = fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let lines: Vec<&str> = source.lines().collect();
+        let at = lines
+            .iter()
+            .position(|line| line.contains(&format!("fn {name}(")))
+            .unwrap_or_else(|| panic!("{file} has no {name}"));
+        let above = &lines[at.saturating_sub(4)..at];
+        let is_test = above
+            .iter()
+            .any(|line| line.contains("#[test]") || line.contains("#[tokio::test") || line.contains("#[rstest"));
+        assert!(is_test, "{file}: {name} is no test");
+        assert!(!above.iter().any(|line| line.contains("#[ignore")), "{file}: {name} is not run");
+    }
+}
