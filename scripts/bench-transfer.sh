@@ -71,8 +71,10 @@ def theirs(version, tls, op, size, count):
     env = env | {"UCX_TLS": tls, "UCX_WARN_UNUSED_ENV_VARS": "n"}
     out = pair([binary, "-p", str(port)], [binary, "127.0.0.1", *args, "-f"], env, listening(port))
     found = re.findall(r"^\s*(?:(?:Final:|\[.*?\])\s+)?\d+\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", out, re.M)
+    if not found:
+        return None, out
     # Its MB/s are MiB/s; its latency column "50.0%ile".
-    return float(found[-1][0]) if op == "latency" else float(found[-1][4]) * 1048576 / 1e9
+    return (float(found[-1][0]) if op == "latency" else float(found[-1][4]) * 1048576 / 1e9), out
 
 
 def ours(version, tls, op, size):
@@ -94,7 +96,11 @@ def row(version, tls, op, name, size):
                 value, count = ours(version, tls, op, size)
                 mine.append(value)
             else:
-                peers.append(theirs(version, tls, op, size, count))
+                value, said = theirs(version, tls, op, size, count)
+                if value is None:
+                    print(f"{version} {tls} {op} {name}: ucx_perftest gave no figure: {said.strip()[-200:]!r}", flush=True)
+                    return
+                peers.append(value)
     m, p = statistics.median(mine), statistics.median(peers)
     ratio = m / p
     within = ratio <= 1.1 if op == "latency" else ratio >= 0.95
@@ -111,7 +117,9 @@ for version in ucx:
     for tls in transports:
         for name, size in sizes.items():
             row(version, tls, "tag", name, size)
-        for name, size in sizes.items():
+        # Not over shared memory: there ucx_perftest puts into a segment that UCX allocated for it, which is a copy by the processor.
+        # What is registered, as NIXL's buffers and ours are, goes through the other side's progress.
+        for name, size in sizes.items() if tls == "tcp" else ():
             row(version, tls, "put", name, size)
         row(version, tls, "latency", "8 B", 8)
 PY

@@ -37,6 +37,7 @@ pub enum Kind {
 ///
 /// # Panics
 /// Unless `length` bytes from `offset` are within `size`.
+#[inline]
 pub fn within(offset: usize, length: usize, size: usize) {
     let end = offset.checked_add(length);
     assert!(end.is_some_and(|end| end <= size), "{length} bytes from {offset} are outside of {size}");

@@ -19,7 +19,7 @@ use crate::{
     block::within,
     library::symbol,
     printer::printed,
-    worker::{Inner, lost, memory_type, received, sent},
+    worker::{Inner, lost, received, sent},
 };
 
 /// The first version whose endpoints tell their transports.
@@ -58,8 +58,9 @@ pub struct Part<'p, 'a> {
 
 impl<'a> Mapped<'a> {
     /// `length` bytes from `offset`. Panics where they are outside of the block.
+    #[inline]
     pub fn part(&self, offset: usize, length: usize) -> Part<'_, 'a> {
-        within(offset, length, self.block.len());
+        within(offset, length, self.len);
         Part { mapped: self, offset, length }
     }
 }
@@ -73,8 +74,7 @@ impl Part<'_, '_> {
 
     #[inline]
     fn pointer(&self) -> *mut c_void {
-        let start = usize::try_from(self.mapped.block.address()).unwrap_or_default();
-        ptr::with_exposed_provenance_mut(start + self.offset)
+        ptr::with_exposed_provenance_mut(self.mapped.address + self.offset)
     }
 
     /// How UCX is told of an operation on it. `bulk`: many of the kind follow each other.
@@ -91,7 +91,7 @@ impl Part<'_, '_> {
             op_attr_mask: mask,
             cb: callback,
             user_data: self.mapped.inner.user_data(),
-            memory_type: memory_type(self.mapped.block.kind()),
+            memory_type: self.mapped.memory_type,
             memh: self.mapped.handle,
             ..nothing()
         }

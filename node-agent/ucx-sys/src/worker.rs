@@ -125,7 +125,9 @@ impl<'a> Worker<'a> {
         // SAFETY: the context is alive, and the block names memory that is its own and lives longer than the worker.
         let status = unsafe { map(inner.context.handle, &raw const params, &raw mut handle) };
         library.check(format!("ucp_mem_map of {} bytes", block.len()), status)?;
-        Ok(Mapped { inner, block, handle })
+        let address = usize::try_from(block.address()).unwrap_or_default();
+        let (len, memory_type) = (block.len(), memory_type(block.kind()));
+        Ok(Mapped { inner, block, handle, address, len, memory_type })
     }
 }
 
@@ -200,8 +202,12 @@ pub(crate) unsafe extern "C" fn lost(counters: *mut c_void, _endpoint: ucp_ep_h,
 /// A registered block.
 pub struct Mapped<'a> {
     pub(crate) inner: Rc<Inner<'a>>,
-    pub(crate) block: Rc<dyn Block>,
+    block: Rc<dyn Block>,
     pub(crate) handle: ucp_mem_h,
+    /// What the block says of itself, asked once: every operation needs it.
+    pub(crate) address: usize,
+    pub(crate) len: usize,
+    pub(crate) memory_type: ucs_memory_type_t,
 }
 
 impl Mapped<'_> {
@@ -220,7 +226,7 @@ impl Mapped<'_> {
         // SAFETY: the memory is registered; UCX writes the field of the mask.
         let status = unsafe { query(self.handle, &raw mut attributes) };
         library.check("ucp_mem_query", status)?;
-        Ok(attributes.mem_type == memory_type(self.block.kind()))
+        Ok(attributes.mem_type == self.memory_type)
     }
 
     /// The key with which the other side reaches it.
@@ -252,7 +258,7 @@ impl Drop for Mapped<'_> {
     }
 }
 
-pub(crate) fn memory_type(kind: Kind) -> ucs_memory_type_t {
+fn memory_type(kind: Kind) -> ucs_memory_type_t {
     let number: ucs_memory_type = match kind {
         Kind::Host => UCS_MEMORY_TYPE_HOST,
         Kind::Cuda => UCS_MEMORY_TYPE_CUDA,
