@@ -300,7 +300,8 @@ fn a_busy_server_says_so_and_a_lost_client_frees_it() {
 #[test]
 fn a_black_holed_server_ends_the_client_in_time() {
     let server = Server::start(&[]);
-    let mut client = server.client(&["--seconds", "30", "--op", "put", "--json"]);
+    // Its own child would notice as well, after its stall time.
+    let mut client = server.client(&["--seconds", "30", "--stall", "40", "--op", "put", "--json"]);
     let client = client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     server.says("session with");
     thread::sleep(Duration::from_millis(500));
