@@ -10,6 +10,8 @@ need cc gcc
 need make make
 need git git
 need flock util-linux
+need unshare util-linux
+need ip iproute2
 need python3 python3
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 # The distribution's UCX, which the tests of `probe ucx` load.

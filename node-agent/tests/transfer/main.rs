@@ -9,8 +9,10 @@ mod moves;
 use std::{
     collections::BTreeMap,
     env, fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -24,27 +26,51 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/ucx")
 }
 
-/// A wheel's library folder; `None`, loudly, only where the package index is away and the tests were told to do without.
-fn wheel(pin: &str) -> Option<PathBuf> {
+/// A wheel's library folder.
+fn wheel(pin: &str) -> PathBuf {
     let output = Command::new(sources().join("fetch.sh")).arg(pin).output().unwrap();
-    let log = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(69) && env::var_os("RAILBIND_OFFLINE").is_some() {
-        eprintln!("SKIPPED, RAILBIND_OFFLINE is set: {log}");
-        return None;
-    }
-    assert!(output.status.success(), "set RAILBIND_OFFLINE=1 to do without the wheel's UCX: {log}");
-    Some(String::from_utf8(output.stdout).unwrap().trim_end().into())
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().into()
 }
 
-/// A network interface that is not lo, over which two versions of UCX meet: those before 1.19 and after 1.20 do not on lo.
-fn interface() -> String {
-    let all = fs::read_dir("/sys/class/net").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let up = |name: &String| {
-        fs::read_to_string(format!("/sys/class/net/{name}/operstate")).is_ok_and(|state| state == "up\n")
-    };
-    let mut up: Vec<String> = all.filter(|name| name != "lo" && up(name)).collect();
-    up.sort();
-    up.into_iter().next().expect("tests of version skew need an interface that is up and is not lo")
+/// A network namespace with one interface besides lo: versions of UCX before 1.19 and after 1.20 do not meet on lo.
+struct Net {
+    holder: Child,
+    folder: TempDir,
+}
+
+impl Net {
+    const INTERFACE: &str = "rb0";
+
+    fn new() -> Self {
+        // UCX looks for interfaces in /sys, which shows those of the namespace that it was mounted in.
+        let set_up = "mount -t sysfs none /sys && ip link set lo up && ip link add rb0 type veth peer name rb1 && ip addr add 10.77.0.1/24 dev rb0 \
+            && ip link set rb0 up && ip link set rb1 up && echo ready && exec sleep infinity";
+        let mut holder = Command::new("unshare");
+        holder.args(["--user", "--map-root-user", "--mount", "--net", "sh", "-c", set_up]).stdout(Stdio::piped());
+        let mut holder = holder.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "a network namespace with a veth pair: are they allowed here?");
+        Self { holder, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A program that is the agent, in the namespace.
+    fn agent(&self) -> PathBuf {
+        let path = self.folder.path().join("agent");
+        let (enter, agent) =
+            ("nsenter --user --mount --net --preserve-credentials", env!("CARGO_BIN_EXE_railbind-agent"));
+        fs::write(&path, format!("#!/bin/sh\nexec {enter} -t {} {agent} \"$@\"\n", self.holder.id())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
 }
 
 /// The folder of the distribution's UCX.
@@ -87,6 +113,7 @@ struct Case {
     target: Order,
     /// Of the initiator, of the target; the loader's where there is none.
     ucx: [Vec<PathBuf>; 2],
+    agent: PathBuf,
 }
 
 impl Case {
@@ -107,7 +134,12 @@ impl Case {
             env: BTreeMap::from([("UCX_TLS".into(), tls.into())]),
             limits,
         };
-        Self { initiator: order(Role::Initiator), target: order(Role::Target), ucx: [vec![], vec![]] }
+        Self {
+            initiator: order(Role::Initiator),
+            target: order(Role::Target),
+            ucx: [vec![], vec![]],
+            agent: env!("CARGO_BIN_EXE_railbind-agent").into(),
+        }
     }
 
     fn all(tls: &str, sizes: &[u64]) -> Self {
@@ -120,11 +152,12 @@ impl Case {
         self
     }
 
-    /// Over this interface.
-    fn on(mut self, interface: &str) -> Self {
+    /// Over the interface of this namespace.
+    fn on(mut self, net: &Net) -> Self {
         for order in [&mut self.initiator, &mut self.target] {
-            order.env.insert("UCX_NET_DEVICES".into(), interface.into());
+            order.env.insert("UCX_NET_DEVICES".into(), Net::INTERFACE.into());
         }
+        self.agent = net.agent();
         self
     }
 
@@ -135,8 +168,7 @@ impl Case {
     }
 
     fn start(self) -> Pair {
-        let agent = Path::new(env!("CARGO_BIN_EXE_railbind-agent"));
-        let [initiator, target] = self.ucx;
+        let (agent, [initiator, target]) = (self.agent.as_path(), self.ucx);
         Pair {
             initiator: Transfer::start_with(agent, self.initiator, &initiator),
             target: Transfer::start_with(agent, self.target, &target),
