@@ -3,7 +3,10 @@
 //! Each agent reads the tree of another machine, so that what the machine promises and what UCX finds here differ: a machine with RDMA
 //! whose transfers cannot go over RDMA must fail, and one that promises no more than TCP must not.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -13,7 +16,10 @@ use harness::{
 };
 use serde_json::Value;
 
-use crate::cluster;
+use crate::{cluster, stage::stage};
+
+/// Whatever this machine's TCP gives, a node is tested again only when somebody asks.
+const SELDOM: [&str; 1] = ["--selftest-recovery=3600"];
 
 fn machine(fixture: &str) -> PathBuf {
     repository().join("tests/fixtures").join(fixture)
@@ -28,7 +34,6 @@ async fn tester(cluster: &Cluster, node: &str, root: &Path, more: &[&str]) -> Re
         "--selftest-listen",
         &listen,
         "--selftest-slot=3",
-        "--selftest-recovery=4",
         "--selftest-seconds=0.05",
         "--selftest-sizes=64K,1M",
         "--selftest-deadline=20",
@@ -61,11 +66,11 @@ async fn says(cluster: &Cluster, agent: &Daemon, node: &str, verdict: &[&str]) -
 
 #[tokio::test]
 async fn machines_that_promise_tcp_prove_it_and_are_idle_afterwards() {
+    stage().await;
     let cluster = cluster().await;
-    cluster.install_identities().await.unwrap();
     let root = machine("tcp-only");
-    let one = tester(cluster, "proves-tcp-1", &root, &[]).await.unwrap();
-    let two = tester(cluster, "proves-tcp-2", &root, &[]).await.unwrap();
+    let one = tester(cluster, "proves-tcp-1", &root, &SELDOM).await.unwrap();
+    let two = tester(cluster, "proves-tcp-2", &root, &SELDOM).await.unwrap();
     for (agent, node, other) in [(&one, "proves-tcp-1", "proves-tcp-2"), (&two, "proves-tcp-2", "proves-tcp-1")] {
         let status = says(cluster, agent, node, &["passed", "slow"]).await.unwrap();
         let last = &status["last"];
@@ -91,6 +96,16 @@ async fn machines_that_promise_tcp_prove_it_and_are_idle_afterwards() {
     .await
     .with_context(|| one.process.tail(40))
     .unwrap();
+    let transfers = async || one.metric("railbind_selftest_transfers", "").await.unwrap();
+    until("both to have no more to test", LIMIT, || async {
+        let before = transfers().await;
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        let now = transfers().await;
+        ensure!((now - before).abs() < 0.1, "{before}, then {now} transfers");
+        Ok(())
+    })
+    .await
+    .unwrap();
     let written = async || one.metric("railbind_agent_writes", "result=\"written\"").await.unwrap();
     let unchanged = async || one.metric("railbind_agent_writes", "result=\"unchanged\"").await.unwrap();
     let (before, looks) = (written().await, unchanged().await);
@@ -106,8 +121,8 @@ async fn machines_that_promise_tcp_prove_it_and_are_idle_afterwards() {
 
 #[tokio::test]
 async fn machines_with_rdma_whose_transfers_do_not_go_over_it_have_failed() {
+    stage().await;
     let cluster = cluster().await;
-    cluster.install_identities().await.unwrap();
     let root = machine("roce-gid5");
     let profiles = tempfile::tempdir().unwrap();
     // The silent one: a list that allows TCP beside RDMA, as people write it.
@@ -115,7 +130,7 @@ async fn machines_with_rdma_whose_transfers_do_not_go_over_it_have_failed() {
     let tls = "rc_x,rc,dc_x,dc,cuda_copy,cuda_ipc";
     assert!(yaml.contains(tls));
     std::fs::write(profiles.path().join("roce-gpudirect.yaml"), yaml.replace(tls, "rc_x,tcp")).unwrap();
-    let more = ["--profiles", profiles.path().to_str().unwrap()];
+    let more = ["--selftest-recovery=4", "--profiles", profiles.path().to_str().unwrap()];
     let one = tester(cluster, "falls-back-1", &root, &more).await.unwrap();
     let two = tester(cluster, "falls-back-2", &root, &more).await.unwrap();
     let status = says(cluster, &one, "falls-back-1", &["failed"]).await.unwrap();
