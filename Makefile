@@ -24,7 +24,7 @@ demo-down: ## Stop what demo-up started
 test: setup ## All tests: unit, snapshot, property, and on the real control plane
 	@scripts/test.sh
 
-test-roce: ## The agent on two guests with soft-RoCE: real GID tables, link down and up, device gone and back
+test-roce: ## The agent on two guests with soft-RoCE: GID tables, link and device, and self-tests over rc_verbs
 	@tests/roce/run.sh
 
 idle: build ## What agents ask of the API server in ten idle minutes, from its audit log

@@ -229,6 +229,9 @@ pub struct SelftestArgs {
     /// Address for other agents; on all addresses (0.0.0.0) they are told the Node's InternalIP.
     #[arg(id = "selftest-listen", long = "selftest-listen", default_value = "0.0.0.0:9466", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// Address that other agents are told, where it is not the one above: behind a port that is forwarded.
+    #[arg(id = "selftest-address", long = "selftest-address", value_name = "ADDR")]
+    pub address: Option<SocketAddr>,
     /// Seconds after which a node that passed is tested again.
     #[arg(id = "selftest-period", long = "selftest-period", default_value = "3600", value_parser = positive, value_name = "SECONDS")]
     pub period: f64,

@@ -119,6 +119,7 @@ async fn start(
         )
     })?;
     let listening = listener.address().context("the self-test's own address")?;
+    let listening = args.address.unwrap_or(listening);
     tracing::info!(address = %listening, certificate = %identity.fingerprint(), "listening for self-tests");
     let config = args.config(node, ucx_folders);
     let members = Members::new(client.clone());

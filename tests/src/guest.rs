@@ -91,10 +91,23 @@ struct Commands {
 impl Cluster {
     /// Switches a guest on. It boots on its own; [`Guest::booted`] waits for it.
     pub async fn switch_on(&self, name: &str, end: End, image: &Image) -> Result<Guest> {
+        self.switch_on_with(name, end, image, None).await
+    }
+
+    /// The same with a port of this machine's loopback that leads to a port of the guest's: to the other guest it is at [`HOST`].
+    pub async fn switch_on_with(
+        &self,
+        name: &str,
+        end: End,
+        image: &Image,
+        forwarded: Option<(u16, u16)>,
+    ) -> Result<Guest> {
         let socket = |what: &str| self.path().join(format!("{what}.sock"));
         let (commands, monitor) = (socket(&format!("{name}-commands")), socket(&format!("{name}-monitor")));
         let (own, other) = (socket(&format!("wire-{}", end.name())), socket(&format!("wire-{}", end.other().name())));
         let (kernel, initramfs) = (image.kernel.display(), image.initramfs.display());
+        let forward =
+            forwarded.map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}")).unwrap_or_default();
         let args = [
             // Never KVM, even where it is: the test shall be the same everywhere, and nested KVM is known to hang.
             ["-accel", "tcg"].map(String::from).to_vec(),
@@ -120,7 +133,7 @@ impl Cluster {
                 format!("virtio-net-pci,id=eth0,netdev=wire,romfile=,mac=52:54:00:00:00:0{}", end.name()),
             ],
             // Without IPv6: router advertisements would make netlink messages of their own.
-            vec!["-netdev".into(), "user,id=host,ipv6=off".into()],
+            vec!["-netdev".into(), format!("user,id=host,ipv6=off{forward}")],
             vec!["-device".into(), "virtio-net-pci,id=eth1,netdev=host,romfile=".into()],
         ];
         let process = self.spawn(name, "qemu-system-x86_64", args.concat(), &[])?;
@@ -132,6 +145,19 @@ impl Cluster {
         .with_context(|| format!("{name} says:\n{}", process.tail(15)))?;
         let commands = Mutex::new(Commands { port: BufReader::new(stream), asked: 0 });
         Ok(Guest { process, commands, monitor })
+    }
+}
+
+impl Cluster {
+    /// Cuts the wire between the two ends, or mends it. Neither end notices: both ports stay up, as where a switch loses a path.
+    pub fn cut(&self, cut: bool) -> Result<()> {
+        for end in [End::A, End::B] {
+            let whole = self.path().join(format!("wire-{}.sock", end.name()));
+            let apart = whole.with_extension("cut");
+            let (from, to) = if cut { (&whole, &apart) } else { (&apart, &whole) };
+            fs::rename(from, to).with_context(|| format!("rename {}", from.display()))?;
+        }
+        Ok(())
     }
 }
 

@@ -61,6 +61,15 @@ impl Members {
         Self { client, kept: Mutex::default() }
     }
 
+    /// Who is not of this domain is nobody's partner here. What is known of another one is forgotten.
+    pub fn belong_to(&self, domain: &str) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.domain != domain {
+            (kept.domain, kept.at) = (domain.into(), None);
+            kept.list.clear();
+        }
+    }
+
     /// The members of a domain: as they are now, or where the API server does not answer, as they were.
     pub async fn of(&self, domain: &str) -> BTreeMap<String, Member> {
         let (mut list, fresh) = {

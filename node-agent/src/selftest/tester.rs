@@ -167,6 +167,10 @@ impl Tester {
         let facts = own::fingerprint(&view, &ports);
         let requested = node.metadata.annotations.as_ref().and_then(|all| all.get(annotation::SELFTEST_REQUESTED));
         let domain = own::domain(fabric, labels.get(label::FABRIC_DOMAIN).map(String::as_str));
+        if let Some(domain) = &domain {
+            // An agent that has just started may be called before it has anything to test itself.
+            self.members.belong_to(domain);
+        }
         let mut state = self.state();
         let before = state.own.as_ref();
         let since = before.filter(|own| own.facts == facts).map_or_else(Instant::now, |own| own.since);
@@ -256,7 +260,7 @@ impl Tester {
         Gates {
             unsettled: own.since.elapsed() < settle || !any,
             soft_refused: refused,
-            // Buffers are the host's: NVML is not asked, and what computes on a GPU keeps its link's share.
+            // NVML is not asked here: whether GPUs compute is unknown, and that is why every buffer is the host's.
             gpus_busy: None,
             in_session: self.gate.is_busy(),
             requested: own.requested.clone(),

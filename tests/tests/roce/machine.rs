@@ -33,7 +33,7 @@ const FABRIC_UP: &str =
     "ip link set eth0 up\nip address add {address}/24 dev eth0\nrdma link add rxe0 type rxe netdev eth0";
 /// As its DaemonSet runs it: root without capabilities, and the node's trees below /host.
 const AGENT: &str = "capsh --drop=all --shell=/bin/sh -- -c 'exec railbind-agent run --root=/host \
-    --admin-listen=127.0.0.1:9465 --start-jitter=0 --node-name={node} --period={period}' > /dev/ttyS0 2>&1 &\n\
+    --admin-listen=127.0.0.1:9465 --start-jitter=0 --node-name={node} --period={period} {flags}' > /dev/ttyS0 2>&1 &\n\
     echo $! > /agent.pid";
 /// The agent's metrics.
 const METRICS: &str = "wget -qO- http://127.0.0.1:9465/metrics";
@@ -45,7 +45,7 @@ const GIDS: &str = "cd /sys/class/infiniband/rxe0/ports/1 && grep . gids/[0-9] g
 pub(crate) struct Machine<'a> {
     cluster: &'a Cluster,
     pub(crate) node: &'static str,
-    address: &'static str,
+    pub(crate) address: &'static str,
     pub(crate) guest: Guest,
 }
 
@@ -60,8 +60,26 @@ impl<'a> Machine<'a> {
         Ok(Self { cluster, node, address, guest: cluster.switch_on(node, end, image).await? })
     }
 
+    /// The same with a port of this machine that leads to one of its own.
+    pub(crate) async fn switched_on_with(
+        cluster: &'a Cluster,
+        node: &'static str,
+        address: &'static str,
+        end: End,
+        image: &Image,
+        forwarded: (u16, u16),
+    ) -> Result<Self> {
+        Ok(Self { cluster, node, address, guest: cluster.switch_on_with(node, end, image, Some(forwarded)).await? })
+    }
+
     /// Its Node, its fabric, and its agent.
     pub(crate) async fn join(&self) -> Result<()> {
+        self.boot().await?;
+        self.start(PERIOD, "").await
+    }
+
+    /// All but its agent.
+    pub(crate) async fn boot(&self) -> Result<()> {
         self.cluster.add_node(NodeSpec::new(self.node)).await?;
         let node: Node = Api::all(self.cluster.client().await?).get(self.node).await?;
         let kubeconfig = std::fs::read_to_string(self.cluster.identity("railbind-agent", Some(&node)).await?)?;
@@ -70,7 +88,13 @@ impl<'a> Machine<'a> {
         self.guest.run(&FABRIC_UP.replace("{address}", self.address)).await?;
         self.guest.write("/ca.crt", self.cluster.authority().certificate()).await?;
         self.guest.write("/kubeconfig", &seen_from_inside(&kubeconfig)?).await?;
-        let agent = AGENT.replace("{node}", self.node).replace("{period}", &PERIOD.to_string());
+        Ok(())
+    }
+
+    /// Its agent.
+    pub(crate) async fn start(&self, period: u32, flags: &str) -> Result<()> {
+        let agent =
+            AGENT.replace("{node}", self.node).replace("{period}", &period.to_string()).replace("{flags}", flags);
         self.guest.run(&format!("export KUBECONFIG=/kubeconfig NO_COLOR=1\n{agent}")).await?;
         Ok(())
     }
@@ -144,7 +168,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Its NodeFabric.
-    async fn fabric(&self) -> Result<Value> {
+    pub(crate) async fn fabric(&self) -> Result<Value> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("railbind.dev", "v1alpha1", "NodeFabric"));
         let fabrics: Api<DynamicObject> = Api::all_with(self.cluster.client().await?, &kind);
         Ok(serde_json::to_value(fabrics.get(self.node).await?)?)
@@ -186,7 +210,7 @@ impl<'a> Machine<'a> {
                 section = line.split(':').next().unwrap_or_default();
             }
             let ours = match section {
-                "Name" | "Labels" | "Annotations" => true,
+                "Name" | "Labels" | "Annotations" | "Events" => true,
                 "Conditions" => !line.contains("kubelet"),
                 _ => false,
             };

@@ -7,6 +7,7 @@
 
 mod machine;
 mod says;
+mod selftest;
 
 use std::fmt::Write as _;
 
