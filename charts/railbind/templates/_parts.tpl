@@ -58,6 +58,10 @@
 {{- end -}}
 
 {{- define "railbind.daemonset" -}}
+{{- $container := first .object.spec.template.spec.containers -}}
+{{- $args := list -}}
+{{- range $container.args }}{{ $args = append $args (ternary (printf "--admin-listen=%s" $.root.Values.agent.adminListen) . (hasPrefix "--admin-listen=" .)) }}{{ end -}}
+{{- $_ := set $container "args" $args -}}
 {{- $_ := set .object.spec.template.spec "tolerations" .root.Values.agent.tolerations -}}
 {{- include "railbind.workload" (dict "root" .root "object" .object "values" .root.Values.agent) -}}
 {{- end -}}

@@ -6,6 +6,7 @@ mod access;
 mod break_glass;
 mod images;
 mod lifecycle;
+mod monitoring;
 mod render;
 mod security;
 mod trace;

@@ -94,7 +94,7 @@ async fn values_that_make_no_sense_are_refused() {
 #[tokio::test]
 async fn values_reach_where_they_belong() {
     let set = "image.registry=registry.example/,image.tag=9.9,logLevel=debug,crds.keep=true,networkPolicy.monitoringNamespace=prom,\
-               agent.extraArgs={--period=30}";
+               agent.adminListen=0.0.0.0:9465,agent.extraArgs={--period=30}";
     let objects = helm(&["--set", set]).await.unwrap();
     let container = |name: &str| objects[name]["spec"]["template"]["spec"]["containers"][0].clone();
     assert_eq!(container("Deployment/railbind-webhook")["image"], "registry.example/railbind-webhook:9.9");
@@ -102,6 +102,13 @@ async fn values_reach_where_they_belong() {
     assert_eq!(agent["image"], "registry.example/railbind-agent:9.9");
     let args: Vec<_> = agent["args"].as_array().unwrap().iter().rev().take(2).collect();
     assert_eq!(args, ["--period=30", "--log-level=debug"]);
+    let listens: Vec<_> = agent["args"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|arg| arg.as_str().unwrap().starts_with("--admin-listen"))
+        .collect();
+    assert_eq!(listens, ["--admin-listen=0.0.0.0:9465"]);
     for (name, object) in &objects {
         let kept = object["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep";
         assert_eq!(kept, name.starts_with("CustomResourceDefinition/"), "{name}");
