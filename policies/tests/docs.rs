@@ -7,8 +7,7 @@ const FENCE: &str = include_str!("../../manifests/base/agent-fence.yaml");
 
 #[test]
 fn every_label_and_annotation_is_in_the_readme() {
-    // The self-test is not there yet, and nothing writes its label.
-    let labels = label::ALL.iter().filter(|name| **name != label::SELFTEST);
+    let labels = label::ALL.iter();
     let users = [
         label::INJECT,
         label::GROUP,
@@ -23,6 +22,8 @@ fn every_label_and_annotation_is_in_the_readme() {
         annotation::NO_RDMA,
         annotation::NET_DEVICES,
         annotation::ROCE_SUBNETS,
+        annotation::SELFTEST_REQUESTED,
+        annotation::FASTEST_SET,
     ];
     for name in labels.chain(&more).chain(&users) {
         assert!(README.contains(&format!("`{name}`")), "README.md does not name {name}");
