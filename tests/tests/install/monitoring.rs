@@ -81,12 +81,7 @@ fn spelled(file: &Path, prefix: &str) -> BTreeSet<String> {
 fn only_metrics_that_exist_are_named() {
     let mut known = spelled(&repository().join("webhook/src/metrics.rs"), "");
     known.extend(spelled(&repository().join("node-agent/src/metrics.rs"), "railbind_agent_"));
-    let selftest = repository().join("node-agent/src/selftest/metrics.rs");
-    if selftest.exists() {
-        known.extend(spelled(&selftest, "railbind_selftest_"));
-    } else {
-        known.extend(["verdict", "bandwidth_gbytes_per_second"].map(|name| format!("railbind_selftest_{name}")));
-    }
+    known.extend(spelled(&repository().join("node-agent/src/selftest/metrics.rs"), "railbind_selftest_"));
     let mut named = BTreeSet::new();
     for expr in expressions() {
         let words = expr.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');

@@ -146,7 +146,9 @@ async fn pods_have_no_privilege_that_they_do_not_need() {
         }
         // The agent is in the host's network, where no NetworkPolicy holds: nothing of it listens there unasked.
         let args = &objects["DaemonSet/railbind-agent"]["spec"]["template"]["spec"]["containers"][0]["args"];
-        assert!(args.as_array().unwrap().contains(&json!("--admin-listen=127.0.0.1:9465")), "{args}");
+        let args = args.as_array().unwrap();
+        assert!(args.contains(&json!("--admin-listen=127.0.0.1:9465")), "{args:?}");
+        assert!(!args.iter().any(|arg| arg.as_str().unwrap().starts_with("--selftest")), "off by default: {args:?}");
         let text = serde_json::to_string(&objects).unwrap();
         assert!(
             !text.contains("caBundle\":\"") && !text.contains("BEGIN CERTIFICATE"),

@@ -16,7 +16,8 @@ fn every_threat_names_a_test_that_exists() {
         "stolen agent token",
         "stolen webhook token",
         "man in the middle",
-        "stranger",
+        "stranger in the network",
+        "stranger at the self-test's port",
     ] {
         assert!(rows.iter().any(|row| row.starts_with(&format!("| {who}"))), "no line about a {who}");
     }
@@ -30,7 +31,10 @@ fn every_threat_names_a_test_that_exists() {
             .iter()
             .position(|line| line.contains(&format!("fn {name}(")))
             .unwrap_or_else(|| panic!("{file} has no {name}"));
-        let above = &lines[at.saturating_sub(4)..at];
+        // Attributes and what is said of it.
+        let start =
+            lines[..at].iter().rposition(|line| !line.trim_start().starts_with(['#', '/'])).map_or(0, |end| end + 1);
+        let above = &lines[start..at];
         let is_test = above
             .iter()
             .any(|line| line.contains("#[test]") || line.contains("#[tokio::test") || line.contains("#[rstest"));
