@@ -64,9 +64,9 @@ impl Pool {
         SharedNode { name, kind: self.kind(node), own: own.into_boxed_slice() }
     }
 
-    /// The key, where its values are the nodes' own. Decisions go by our own labels: those make kinds.
+    /// The key, where its values are the nodes' own.
     fn own_key(&mut self, key: &str, value: &str) -> Option<Arc<str>> {
-        if key.strip_prefix(DOMAIN).is_some_and(|rest| rest.starts_with('/')) {
+        if is_ours(key) {
             return None;
         }
         if self.keys.len() > MAX_KEYS {
@@ -141,20 +141,26 @@ pub fn count(groups: &[Group<'_>]) -> usize {
 }
 
 impl NodeMap {
-    /// Of these nodes; of two with one name, the first.
-    pub fn new(mut nodes: Vec<Arc<SharedNode>>) -> Self {
+    /// Of these nodes; of two with one name, the first. Nodes that were shared before it was known which labels tell nodes apart
+    /// are shared anew, in place.
+    pub fn new(nodes: &mut Vec<Arc<SharedNode>>) -> Self {
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         nodes.dedup_by(|one, other| one.name == other.name);
+        share_anew(nodes);
         let mut kinds: Vec<Kind> = Vec::new();
         let mut places: HashMap<*const NodeView, usize> = HashMap::new();
-        for (at, node) in (0_u32..).zip(&nodes) {
-            let place = *places.entry(Arc::as_ptr(&node.kind)).or_insert(kinds.len());
+        // Two kinds can be alike that were made at different times.
+        let mut alike: HashMap<&NodeView, usize> = HashMap::new();
+        for (at, node) in (0_u32..).zip(nodes.iter()) {
+            let place = *places
+                .entry(Arc::as_ptr(&node.kind))
+                .or_insert_with(|| *alike.entry(&node.kind).or_insert(kinds.len()));
             if place == kinds.len() {
                 kinds.push(Kind { members: Vec::new(), own_keys: Vec::new() });
             }
             kinds[place].add(at, node);
         }
-        Self { nodes, kinds }
+        Self { nodes: nodes.clone(), kinds }
     }
 
     /// How many nodes.
@@ -217,6 +223,49 @@ impl NodeMap {
     }
 }
 
+/// Takes labels of many values out of what nodes share, where there are more kinds than machines come in.
+fn share_anew(nodes: &mut [Arc<SharedNode>]) {
+    let kinds: HashMap<*const NodeView, &Arc<NodeView>> =
+        nodes.iter().map(|node| (Arc::as_ptr(&node.kind), &node.kind)).collect();
+    if kinds.len() <= MIN_KINDS {
+        return;
+    }
+    let mut values: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+    for (key, value) in kinds.values().flat_map(|kind| &kind.labels).filter(|(key, _)| !is_ours(key)) {
+        let values = values.entry(key).or_default();
+        if values.len() <= MAX_VALUES {
+            values.insert(value);
+        }
+    }
+    let found = values.into_iter().filter(|(_, values)| values.len() > MAX_VALUES);
+    // What is one node's own is every node's.
+    let known = nodes.iter().flat_map(|node| &node.own).map(|(key, _)| (key.to_string(), key.clone()));
+    let many: HashMap<String, Arc<str>> = found.map(|(key, _)| (key.to_owned(), key.into())).chain(known).collect();
+    if many.is_empty() {
+        return;
+    }
+    let mut made: HashSet<Arc<NodeView>> = HashSet::new();
+    for node in nodes {
+        let taken: Vec<_> = node.kind.labels.iter().filter_map(|(key, value)| Some((many.get(key)?, value))).collect();
+        if taken.is_empty() {
+            continue;
+        }
+        let mut kind = NodeView::clone(&node.kind);
+        kind.labels.retain(|key, _| !many.contains_key(key));
+        let kind = made.get(&kind).cloned().unwrap_or_else(|| Arc::new(kind));
+        made.insert(kind.clone());
+        let taken = taken.into_iter().map(|(key, value)| (key.clone(), value.as_str().into()));
+        let mut own: Vec<(Arc<str>, Box<str>)> = node.own.iter().cloned().chain(taken).collect();
+        own.sort();
+        *node = Arc::new(SharedNode { name: node.name.clone(), kind, own: own.into_boxed_slice() });
+    }
+}
+
+/// Our own labels, which decisions go by.
+fn is_ours(key: &str) -> bool {
+    key.strip_prefix(DOMAIN).is_some_and(|rest| rest.starts_with('/'))
+}
+
 impl Kind {
     fn add(&mut self, at: u32, node: &SharedNode) {
         self.members.push(at);
@@ -236,6 +285,6 @@ impl Kind {
 impl FromIterator<NodeView> for NodeMap {
     fn from_iter<I: IntoIterator<Item = NodeView>>(nodes: I) -> Self {
         let mut pool = Pool::default();
-        Self::new(nodes.into_iter().map(|node| Arc::new(pool.share(node))).collect())
+        Self::new(&mut nodes.into_iter().map(|node| Arc::new(pool.share(node))).collect())
     }
 }

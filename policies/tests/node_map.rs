@@ -121,9 +121,9 @@ fn node() -> impl Strategy<Value = NodeView> {
     )
 }
 
-/// Up to 300 nodes: enough for labels of many values to be found out.
+/// Up to 120 nodes: enough for labels of many values to be found out, and for more kinds than are left alone.
 fn nodes() -> impl Strategy<Value = Vec<NodeView>> {
-    collection::vec(node(), 0..300).prop_map(|mut nodes| {
+    collection::vec(node(), 0..120).prop_map(|mut nodes| {
         for (at, node) in nodes.iter_mut().enumerate() {
             node.name = format!("n{}", at * 7919 % 1009);
         }
@@ -142,7 +142,7 @@ fn intent() -> impl Strategy<Value = PodIntent> {
             values,
         })
     };
-    let name = (0..300_u32).prop_map(|at| format!("n{}", at * 7919 % 1009));
+    let name = (0..120_u32).prop_map(|at| format!("n{}", at * 7919 % 1009));
     let field = (sample::select(&["In", "NotIn"]), collection::vec(name.clone(), 1..3))
         .prop_map(|(operator, values)| Requirement { key: "metadata.name".into(), operator: operator.into(), values });
     let term = (collection::vec(requirement(key().boxed()), 0..3), collection::vec(field, 0..2))
@@ -174,10 +174,10 @@ fn same_but_alone(node: &NodeView) -> NodeView {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_candidates_are_those_of_a_look_at_each_node(nodes in nodes(), intents in collection::vec(intent(), 1..6)) {
+    fn the_candidates_are_those_of_a_look_at_each_node(nodes in nodes(), intents in collection::vec(intent(), 1..4)) {
         let map: NodeMap = nodes.iter().cloned().collect();
         prop_assert_eq!(map.len(), nodes.len());
         for intent in &intents {
@@ -228,6 +228,7 @@ fn five_thousand_nodes_are_a_few_kinds() {
             ("kubernetes.io/hostname", format!("node-{n}")),
             ("nvidia.com/gfd.timestamp", format!("17{n}")),
             ("topology.kubernetes.io/zone", format!("z{}", n % 3)),
+            ("cloud.example.com/network-layer", format!("nn-{}", n / 64)),
             ("railbind.dev/fabric", "roce".into()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
@@ -235,8 +236,7 @@ fn five_thousand_nodes_are_a_few_kinds() {
         ..NodeView::default()
     };
     let map: NodeMap = (0..5000).map(node).collect();
-    // Three, and those of the nodes that came before it was found out what nodes do not share.
-    assert!(map.kinds() <= 3 + 2 * 33, "{}", map.kinds());
+    assert_eq!(map.kinds(), 3);
     assert_eq!(map.get("node-4711").and_then(|node| node.label("kubernetes.io/hostname")), Some("node-4711"));
     assert!(map.get("node-5000").is_none());
 }

@@ -29,7 +29,7 @@ use crate::{
 impl Named for QuotaView {
     type Index = ();
 
-    fn index(_: &[Arc<Self>]) {}
+    fn index(_: &mut Vec<Arc<Self>>) {}
 
     fn name(&self) -> &str {
         &self.key
@@ -39,7 +39,7 @@ impl Named for QuotaView {
 impl Named for LimitView {
     type Index = ();
 
-    fn index(_: &[Arc<Self>]) {}
+    fn index(_: &mut Vec<Arc<Self>>) {}
 
     fn name(&self) -> &str {
         &self.key

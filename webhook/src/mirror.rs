@@ -15,8 +15,8 @@ pub trait Named: Sized {
     /// The object's name.
     fn name(&self) -> &str;
 
-    /// Works it out.
-    fn index(objects: &[Arc<Self>]) -> Self::Index;
+    /// Works it out. Objects may be replaced by others that say the same in less room.
+    fn index(objects: &mut Vec<Arc<Self>>) -> Self::Index;
 }
 
 /// All objects of a kind at one moment, by name.
@@ -149,9 +149,12 @@ impl<T: Named + PartialEq> Writer<T> {
         self.objects.is_empty()
     }
 
-    fn publish(&self) {
-        let objects: Vec<Arc<T>> = self.objects.values().cloned().collect();
-        let index = T::index(&objects);
+    fn publish(&mut self) {
+        let mut objects: Vec<Arc<T>> = self.objects.values().cloned().collect();
+        let index = T::index(&mut objects);
+        for (kept, object) in self.objects.values_mut().zip(&objects) {
+            kept.clone_from(object);
+        }
         self.sender.send_replace(Some(Arc::new(Snapshot { objects, index })));
     }
 }
@@ -166,7 +169,7 @@ mod tests {
     impl Named for Thing {
         type Index = usize;
 
-        fn index(objects: &[Arc<Self>]) -> usize {
+        fn index(objects: &mut Vec<Arc<Self>>) -> usize {
             objects.len()
         }
 

@@ -33,8 +33,8 @@ use crate::{
 impl Named for SharedNode {
     type Index = NodeMap;
 
-    fn index(nodes: &[Arc<Self>]) -> NodeMap {
-        NodeMap::new(nodes.to_vec())
+    fn index(nodes: &mut Vec<Arc<Self>>) -> NodeMap {
+        NodeMap::new(nodes)
     }
 
     fn name(&self) -> &str {
@@ -56,7 +56,7 @@ pub struct NamespaceView {
 impl Named for NamespaceView {
     type Index = ();
 
-    fn index(_: &[Arc<Self>]) {}
+    fn index(_: &mut Vec<Arc<Self>>) {}
 
     fn name(&self) -> &str {
         &self.name

@@ -59,7 +59,7 @@ pub struct WorkerView {
 impl Named for WorkerView {
     type Index = ();
 
-    fn index(_: &[Arc<Self>]) {}
+    fn index(_: &mut Vec<Arc<Self>>) {}
 
     fn name(&self) -> &str {
         &self.key
