@@ -30,13 +30,13 @@ test-roce: ## The agent on two guests with soft-RoCE: GID tables, link and devic
 idle: build ## What agents ask of the API server in ten idle minutes, from its audit log
 	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo test --locked -p railbind-tests --test idle -- --ignored --nocapture
 
-bench: setup ## How long a survey takes, beside prometheus/procfs on the same trees; size and memory of the agent
+bench: setup ## Surveys, reviews and transfers, each beside a peer (PART=agent, webhook or transfer for one)
 	@scripts/bench.sh
 
 selftest-sim: ## How long clusters of 64 to 10,000 nodes take to test themselves, what it costs, and whom they blame
 	cargo run --locked --release -q -p railbind-policies --example selftest_sim
 
-fuzz: ## Fuzz the parsers and whole machines, a minute each (FUZZ_SECONDS)
+fuzz: ## Fuzz the parsers, whole machines and admission reviews, a minute each (FUZZ_SECONDS)
 	@scripts/fuzz.sh
 
 lint: setup ## Formatting and lints, warnings as errors
@@ -44,6 +44,7 @@ lint: setup ## Formatting and lints, warnings as errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cd tests/kube && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/bench/peer-go && test -z "$$(gofmt -l .)" && go vet ./...
+	cd tests/bench/peer-webhook && test -z "$$(gofmt -l .)" && go vet ./...
 	cd tests/fuzz && cargo fmt --check
 
 audit: ## Licences, banned crates, sources, and advisories where their database can be reached
@@ -60,6 +61,7 @@ fmt: ## Format
 	cd tests/fuzz && cargo fmt
 	cd tests/kube && gofmt -w .
 	cd tests/bench/peer-go && gofmt -w .
+	cd tests/bench/peer-webhook && gofmt -w .
 
 clean: ## Remove build outputs of this tree; the cached control plane stays
 	cargo clean

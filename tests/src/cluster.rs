@@ -30,6 +30,8 @@ pub struct Options {
     pub audit: bool,
     /// More flags for the API server, `--like=this`.
     pub api_server: Vec<String>,
+    /// Only etcd and the API server: nobody schedules, and nobody looks after nodes and pods.
+    pub bare: bool,
 }
 
 /// A running control plane. Dropping it ends it, and so does the end of this process, however it comes.
@@ -73,8 +75,10 @@ impl Cluster {
         self.add("etcd", &components::etcd(&setup))?;
         self.add("kube-apiserver", &components::api_server(&setup, options.audit, &options.api_server))?;
         self.answers("livez").await?;
-        self.add("kube-controller-manager", &components::controller_manager(&setup))?;
-        self.add("kube-scheduler", &components::scheduler(&setup))?;
+        if !options.bare {
+            self.add("kube-controller-manager", &components::controller_manager(&setup))?;
+            self.add("kube-scheduler", &components::scheduler(&setup))?;
+        }
         self.answers("readyz").await?;
         self.check()
     }

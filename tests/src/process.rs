@@ -68,6 +68,18 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, leash, guarded, log })
     }
 
+    /// Id of the program itself, not of the guard that started it.
+    pub fn id(&self) -> Result<u32> {
+        let own = self.child.id();
+        if !self.guarded {
+            return Ok(own);
+        }
+        let threads = fs::read_dir(format!("/proc/{own}/task")).with_context(|| format!("look at {}", self.name))?;
+        let mut children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+        let child = children.find_map(|ids| ids.split_whitespace().next()?.parse().ok());
+        child.with_context(|| format!("{} has no process", self.name))
+    }
+
     /// What it was called when it was started.
     pub fn name(&self) -> &str {
         &self.name

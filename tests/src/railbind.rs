@@ -100,7 +100,7 @@ impl Cluster {
         let bound: Node = Api::all(self.client().await?).get(node).await?;
         let kubeconfig = self.identity("railbind-agent", Some(&bound)).await?;
         let args = ["run", "--node-name", node, "--root", text(root)?, "--start-jitter", "0", "--probes=false"];
-        self.daemon(name, "railbind-agent", &[&args, flags].concat(), &kubeconfig)
+        self.daemon(&[], name, "railbind-agent", &[&args, flags].concat(), &kubeconfig)
     }
 
     /// The same with any kubeconfig.
@@ -116,7 +116,7 @@ impl Cluster {
         let probes = if root == Path::new("/") { "--probes=true" } else { "--probes=false" };
         let args =
             ["run", "--node-name", node, "--root", text(root)?, "--period", period, "--start-jitter", "0", probes];
-        self.daemon(name, "railbind-agent", &args, kubeconfig)
+        self.daemon(&[], name, "railbind-agent", &args, kubeconfig)
     }
 
     /// Runs `railbind-webhook serve`, registered under its URL, and waits until it is.
@@ -127,18 +127,33 @@ impl Cluster {
 
     /// The same at an address, registered under a URL that leads there, with more flags.
     pub async fn spawn_webhook_at(&self, name: &str, listen: &str, url: &str, more: &[&str]) -> Result<Daemon> {
+        self.spawn_webhook_under(&[], name, listen, url, more).await
+    }
+
+    /// The same, started by a program such as `taskset -c 0`.
+    pub async fn spawn_webhook_under(
+        &self,
+        starter: &[&str],
+        name: &str,
+        listen: &str,
+        url: &str,
+        more: &[&str],
+    ) -> Result<Daemon> {
         let kubeconfig = self.identity("railbind-webhook", None).await?;
         let args = ["serve", "--listen", listen, "--url", url, "--namespace", NAMESPACE];
-        let mut webhook = self.daemon(name, "railbind-webhook", &[&args, more].concat(), &kubeconfig)?;
+        let mut webhook = self.daemon(starter, name, "railbind-webhook", &[&args, more].concat(), &kubeconfig)?;
         webhook.ready().await?;
         Ok(webhook)
     }
 
-    fn daemon(&self, name: &str, program: &str, args: &[&str], kubeconfig: &Path) -> Result<Daemon> {
+    fn daemon(&self, starter: &[&str], name: &str, program: &str, args: &[&str], kubeconfig: &Path) -> Result<Daemon> {
         let admin: SocketAddr = format!("127.0.0.1:{}", free_port()?).parse()?;
         let listen = admin.to_string();
-        let args = args.iter().copied().chain(["--admin-listen", &listen]);
-        let process = self.spawn(name, binary(program)?, args, &[("KUBECONFIG", text(kubeconfig)?)])?;
+        let program = binary(program)?;
+        let words = starter.iter().copied().chain([text(&program)?]).chain(args.iter().copied());
+        let words: Vec<&str> = words.chain(["--admin-listen", &listen]).collect();
+        let (first, rest) = words.split_first().context("nothing to run")?;
+        let process = self.spawn(name, first, rest, &[("KUBECONFIG", text(kubeconfig)?)])?;
         Ok(Daemon { process, admin })
     }
 
