@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two parts, each beside a peer in the same run; PART=agent or PART=webhook for one of them.
+# Three parts, each beside a peer in the same run; PART=agent, webhook or transfer for one of them.
 #
 # agent: how long a survey takes, beside prometheus/procfs, which node_exporter is built on, reading the classes infiniband and net
 # of the same trees. Not the same work: it reads every counter and no GID table, GPU, PCI tree or process. Then the agent's size,
@@ -7,19 +7,24 @@
 #
 # webhook: reviews alone under a steady load; pods through a real API server beside no webhook, a policy and a Go webhook that make
 # the same patch.
+#
+# transfer: bench-transfer.sh, beside ucx_perftest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=${PART:-all}
 case $part in
-  all | agent | webhook) ;;
-  *) echo "bench: PART is agent or webhook, not $part" >&2; exit 1 ;;
+  all | agent | webhook | transfer) ;;
+  *) echo "bench: PART is agent, webhook or transfer, not $part" >&2; exit 1 ;;
 esac
 
-if [ "$part" != agent ]; then
+if [ "$part" = all ] || [ "$part" = webhook ]; then
   cargo build --locked -q --release -p railbind-webhook
   RAILBIND_KUBE=$(scripts/build-kube.sh) cargo bench --locked -q -p railbind-tests --bench webhook
 fi
-[ "$part" != webhook ] || exit 0
+if [ "$part" = all ] || [ "$part" = transfer ]; then
+  scripts/bench-transfer.sh
+fi
+[ "$part" = all ] || [ "$part" = agent ] || exit 0
 
 trees=$(mktemp -d -p "$([ -d /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")" railbind-bench-XXXXXX)
 trap 'rm -rf "$trees"' EXIT
