@@ -280,12 +280,16 @@ pub fn assess(settings: &Settings, view: &View<'_>, status: &SelftestStatus) -> 
         found.suspect_pairs = pairs;
         return found;
     }
-    let (code, reason) = match (votes.good + against, votes.excused) {
-        (0, 0) if votes.own == 0 => (code::UNTESTED, "no transfer was made".to_owned()),
-        (0, excused) => (code::UNDECIDED, format!("failed only with {excused} nodes that fail with others too")),
-        (_, _) if against == 0 => {
-            (code::UNDECIDED, "one result that is unlike the last ones; it is tried again".into())
+    let no_witness = || view.members.iter().all(|name| name == view.me || (view.standing)(name) == Standing::Failed);
+    if votes.good + against == 0 && votes.excused > 0 && no_witness() {
+        return only_failed_partners(&votes, view, status, before, spent, &said);
+    }
+    let (code, reason) = match (votes.good + against, against) {
+        (0, _) if votes.excused > 0 => {
+            (code::UNDECIDED, format!("failed only with {} nodes that fail with others too", votes.excused))
         }
+        (0, _) if votes.own == 0 => (code::UNTESTED, "no transfer was made".to_owned()),
+        (_, 0) => (code::UNDECIDED, "one result that is unlike the last ones; it is tried again".into()),
         _ => (
             code::UNDECIDED,
             format!(
@@ -351,6 +355,37 @@ fn only_partner(
             wants_loopback: looped.is_none(),
             suspect_pairs: vec![partner.name.clone()],
             ..said(before, code::UNDECIDED, spent, format!("failed with {}; it is tried once more", partner.name))
+        },
+    }
+}
+
+/// All others fail with others too, and so say nothing: a loopback through the NIC can say that this node is bad as well,
+/// not that it is good.
+fn only_failed_partners(
+    votes: &Votes<'_>,
+    view: &View<'_>,
+    status: &SelftestStatus,
+    before: Standing,
+    spent: bool,
+    said: &dyn Fn(Standing, &str, bool, String) -> Assessment,
+) -> Assessment {
+    let excused = votes.excused;
+    let looped = status.partners.iter().find(|partner| partner.name == view.me);
+    match (votes.looped, looped) {
+        (Some((Grade::Failed, 2..)), Some(looped)) => said(
+            Standing::Failed,
+            &looped.code,
+            true,
+            format!("failed with {excused} nodes that fail with others too, and in loopbacks through its own NIC"),
+        ),
+        (found, _) => Assessment {
+            wants_loopback: found.is_none_or(|(grade, _)| grade == Grade::Failed),
+            ..said(
+                before,
+                code::UNDECIDED,
+                spent,
+                format!("failed only with {excused} nodes that fail with others too"),
+            )
         },
     }
 }

@@ -161,6 +161,22 @@ fn with_one_partner_the_loopback_is_the_second_witness() {
 }
 
 #[test]
+fn where_all_others_fail_the_loopback_can_blame_and_not_acquit() {
+    let failing = |verdict| {
+        let mut case = case(&["a", "b"]);
+        case.standing = vec![("a", Standing::Failed)];
+        case.gets("a", Grade::Failed);
+        let next = case
+            .view(|view| next(&Settings::default(), view, &case.status, &Pace::default(), &gates(), 1_800_000_050.0));
+        assert!(matches!(next, Next::Loopback { .. }), "{next:?}");
+        case.gets(ME, verdict);
+        case.gets(ME, verdict)
+    };
+    assert_eq!(failing(Grade::Failed), Standing::Failed);
+    assert_eq!(failing(Grade::Passed), Standing::Untested);
+}
+
+#[test]
 fn own_faults_need_no_partner_and_others_say_nothing() {
     let mut case = case(&MANY);
     case.result("a", Grade::Failed, Against::Nobody);
