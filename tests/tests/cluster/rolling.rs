@@ -51,7 +51,11 @@ pub(crate) async fn load(
                 },
             }))
             .map_err(|error| error.to_string())?;
-            pods.create(&PostParams::default(), &pod).await.map_err(|error| error.to_string())?;
+            match pods.create(&PostParams::default(), &pod).await {
+                // The client repeats a request that an API server out of breath gave up after the pod was made.
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+                made => drop(made.map_err(|error| error.to_string())?),
+            }
             created.fetch_add(1, Ordering::Relaxed);
             Ok::<(), String>(())
         });
