@@ -68,7 +68,8 @@ async fn answer(state: &State, hook: Hook, request: Request, started: Instant) -
 
 /// A plain text error: the API server shows it, and goes by `failurePolicy`.
 fn refuse(status: StatusCode, why: &str) -> Response {
-    (status, format!("railbind-webhook: {why}\n")).into_response()
+    // It can quote the request, which is up to 8 MiB.
+    (status, format!("railbind-webhook: {}\n", review::cut(why, review::MAX_REFUSAL))).into_response()
 }
 
 async fn pod(state: &State, request: &review::Request, deadline: Instant) -> (Answer, Outcome) {

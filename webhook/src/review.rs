@@ -15,7 +15,7 @@ pub const MAX_WARNINGS: usize = 3;
 /// Bytes of one warning.
 pub const MAX_WARNING: usize = 200;
 /// Bytes of a refusal.
-const MAX_REFUSAL: usize = 1024;
+pub(crate) const MAX_REFUSAL: usize = 1024;
 /// Bytes of one audit annotation.
 const MAX_AUDIT: usize = 1024;
 
@@ -207,7 +207,7 @@ impl Answer {
 }
 
 /// The text, or as much of it as fits with an ellipsis, cut between characters.
-fn cut(text: &str, max: usize) -> String {
+pub(crate) fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }

@@ -155,6 +155,15 @@ fn ten_thousand_containers_and_three_megabytes_take_bounded_time() {
 }
 
 #[test]
+fn a_refusal_quotes_no_megabytes() {
+    let mut review = pod_review();
+    review["kind"] = json!("x".repeat(1 << 20));
+    let (status, body) = block_on(async { hooks().send(PODS, review.to_string()).await });
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body.starts_with("railbind-webhook: ") && body.len() < 2048, "{} bytes", body.len());
+}
+
+#[test]
 fn deep_nesting_is_no_stack_overflow() {
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
     // What is not looked at is passed over; the object itself is bounded by the parser.
