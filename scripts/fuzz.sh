@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers, and whole machines, FUZZ_SECONDS (60) each; says how much was tried. A finding is a file below
+# Fuzzes the parsers, whole machines and admission reviews, FUZZ_SECONDS (60) each; says how much was tried. A finding is a file below
 # tests/fuzz/artifacts and a failure. What is learned stays in tests/fuzz/corpus, which git ignores; `seeds` is what a fresh
 # checkout starts from.
 set -euo pipefail
@@ -19,12 +19,13 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed=0
 # No sanitizer: there is no unsafe code under test, and without one four times as much is tried.
-for target in parsers tree; do
+for target in parsers tree review; do
   mkdir -p "corpus/$target"
   options=(-max_total_time="$seconds" -print_final_stats=1 -verbosity=1)
   case $target in
     parsers) options+=(-max_len=2048) ;;
     tree) options+=(-max_len=1024 -len_control=20) ;;
+    review) options+=(-max_len=4096 -timeout=5) ;;
   esac
   status=0
   cargo +nightly fuzz run --fuzz-dir . --sanitizer none "$target" "corpus/$target" "seeds/$target" -- "${options[@]}" >"$log" 2>&1 || status=$?

@@ -1,4 +1,5 @@
-//! What the fuzz targets share: trees from bytes, and the laws that hold for whatever is in them.
+//! What the fuzz targets share: trees and reviews from bytes, and the laws that hold for whatever is in them.
 
 pub mod laws;
+pub mod review;
 pub mod tree;
