@@ -3,6 +3,8 @@
 //! No clock, file, network, environment or Kubernetes client in here: values in, values *with the reasons* out. The reasons
 //! are what the binaries log, annotate, show and assert.
 
+pub mod advice;
+pub mod doctor;
 mod domain;
 pub mod fabric;
 mod findings;
@@ -10,6 +12,7 @@ pub mod gid;
 pub mod intent;
 pub mod kernel;
 pub mod lint;
+pub mod matrix;
 pub mod names;
 pub mod node_fabric;
 pub mod node_map;

@@ -1,0 +1,294 @@
+//! Node × node bandwidth, from what each node's self-test says of its partners; and which node or pair is the odd one.
+//!
+//! Read from JSON without asking for anything to be there: nodes of one cluster can run different versions of the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Below this part of the median a node or pair is odd: the self-test's own bound between slow and failed.
+const ODD: f64 = 0.7;
+/// Under this many 10⁹ bytes a second it is no RDMA (guide, Monitor Transfer Performance: red flags).
+pub const RED_FLAG: f64 = 1.0;
+
+/// What is read of `status.selftest`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SelftestView {
+    /// passed, slow, failed or untested.
+    pub verdict: String,
+    /// Stable code of why.
+    pub code: String,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// What to do next.
+    pub remedy: String,
+    /// For people: 47.1 GB/s.
+    pub bandwidth: Option<String>,
+    /// Partners.
+    pub partners: Vec<PartnerView>,
+    /// Value of the request that was answered last.
+    pub requested: Option<String>,
+    /// The run of tests in progress, or the last one.
+    pub sweep: Option<SweepView>,
+}
+
+/// One partner.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PartnerView {
+    /// Its name; the node's own for a loopback.
+    pub name: String,
+    /// passed, slow or failed.
+    pub verdict: String,
+    /// Stable code.
+    pub code: String,
+    /// 10⁹ bytes a second.
+    pub gbytes_per_s: Option<f64>,
+}
+
+/// A run of tests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SweepView {
+    /// Transfers so far.
+    pub tests: u32,
+    /// When it was over.
+    pub ended: Option<String>,
+}
+
+impl SelftestView {
+    /// The self-test's part of a NodeFabric's status; `None` where no test was ever made.
+    ///
+    /// # Errors
+    /// It is there and is something else.
+    pub fn of_status(status: &Value) -> Result<Option<Self>, String> {
+        match &status["selftest"] {
+            Value::Null => Ok(None),
+            value => Self::deserialize(value).map(Some).map_err(|error| format!("status.selftest: {error}")),
+        }
+    }
+}
+
+/// A node of the matrix.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// Name.
+    pub node: String,
+    /// Fabric domain.
+    pub domain: String,
+    /// Verdict of its self-test.
+    pub verdict: String,
+    /// What it measured, by partner, in the order of the rows.
+    pub cells: Vec<Option<Cell>>,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cell {
+    /// 10⁹ bytes a second; `None` where nothing arrived.
+    pub gbytes_per_s: Option<f64>,
+    /// passed, slow or failed.
+    pub verdict: String,
+    /// Part of the median of its fabric domain.
+    pub of_median: Option<f64>,
+}
+
+/// A node or a pair that is not like the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Odd {
+    /// One node, or the two of a pair.
+    pub nodes: Vec<String>,
+    /// One sentence.
+    pub why: String,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Matrix {
+    /// Rows; the columns are the same nodes.
+    pub rows: Vec<Row>,
+    /// Median of all good measurements, by fabric domain, in 10⁹ bytes a second.
+    pub medians: BTreeMap<String, f64>,
+    /// Not like the others.
+    pub odd: Vec<Odd>,
+}
+
+impl Matrix {
+    /// From nodes: name, fabric domain (or fabric), self-test.
+    pub fn new(nodes: &[(String, String, Option<SelftestView>)]) -> Self {
+        let mut nodes: Vec<&(String, String, Option<SelftestView>)> = nodes.iter().collect();
+        nodes.sort_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
+        let rows: Vec<Row> = nodes
+            .iter()
+            .map(|(node, domain, test)| Row {
+                node: node.clone(),
+                domain: domain.clone(),
+                verdict: test.as_ref().map_or("untested", |test| test.verdict.as_str()).to_owned(),
+                cells: nodes.iter().map(|(partner, ..)| cell(test.as_ref(), partner)).collect(),
+            })
+            .collect();
+        let mut matrix = Self { rows, ..Self::default() };
+        matrix.measure();
+        matrix.odd = matrix.find_odd();
+        matrix
+    }
+
+    /// Whether nothing was measured at all.
+    pub fn is_empty(&self) -> bool {
+        self.rows.iter().all(|row| row.cells.iter().all(Option::is_none))
+    }
+
+    /// The bandwidth between two nodes, as either of them measured it.
+    pub fn between(&self, one: &str, other: &str) -> Option<f64> {
+        let at = |name: &str| self.rows.iter().position(|row| row.node == name);
+        let (one, other) = (at(one)?, at(other)?);
+        let seen = |row: usize, column: usize| self.rows[row].cells[column].as_ref().and_then(|cell| cell.gbytes_per_s);
+        match (seen(one, other), seen(other, one)) {
+            (Some(there), Some(back)) => Some(there.min(back)),
+            (there, back) => there.or(back),
+        }
+    }
+
+    fn measure(&mut self) {
+        let mut by_domain: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            let others = row.cells.iter().enumerate().filter(|(column, _)| *column != index);
+            let good = others.filter_map(|(_, cell)| cell.as_ref()).filter(|cell| cell.verdict != "failed");
+            let good = good.filter_map(|cell| cell.gbytes_per_s);
+            by_domain.entry(row.domain.clone()).or_default().extend(good);
+        }
+        self.medians = by_domain.into_iter().filter_map(|(domain, all)| Some((domain, median(all)?))).collect();
+        for row in &mut self.rows {
+            let Some(median) = self.medians.get(&row.domain).filter(|median| **median > 0.0) else { continue };
+            for cell in row.cells.iter_mut().flatten() {
+                cell.of_median = cell.gbytes_per_s.map(|gbytes| gbytes / median);
+            }
+        }
+    }
+
+    /// The node that is the least like the others, among those that are not named yet.
+    fn worst(&self, named: &BTreeSet<usize>) -> Option<(usize, String)> {
+        let mut worst: Option<(f64, usize, String)> = None;
+        for (index, row) in self.rows.iter().enumerate().filter(|(index, _)| !named.contains(index)) {
+            let mut seen: Vec<(bool, f64)> = Vec::new();
+            for other in (0..self.rows.len()).filter(|other| *other != index && !named.contains(other)) {
+                for cell in [&row.cells[other], &self.rows[other].cells[index]].into_iter().flatten() {
+                    seen.push((cell.verdict == "failed", cell.of_median.unwrap_or(0.0)));
+                }
+            }
+            let failed = seen.iter().filter(|(failed, _)| *failed).count();
+            let Some(typical) = median(seen.iter().map(|(_, part)| *part).collect()).filter(|_| seen.len() >= 2) else {
+                continue;
+            };
+            let (how_bad, why) = if failed * 2 > seen.len() {
+                // Failures are worse than any slowness.
+                (-share(failed, seen.len()), format!("{failed} of {} transfers with it failed", seen.len()))
+            } else if typical < ODD {
+                (typical, format!("{:.0} % of its fabric domain's median with most partners", typical * 100.0))
+            } else {
+                continue;
+            };
+            if worst.as_ref().is_none_or(|(than, ..)| how_bad < *than) {
+                worst = Some((how_bad, index, why));
+            }
+        }
+        worst.map(|(_, index, why)| (index, why))
+    }
+
+    /// Nodes first; a pair of an odd node is no news.
+    fn find_odd(&self) -> Vec<Odd> {
+        let mut odd = Vec::new();
+        let mut named = BTreeSet::new();
+        // The worst first, and then without it: a good node's transfers with a broken one say nothing of the good one.
+        while let Some((index, why)) = self.worst(&named) {
+            named.insert(index);
+            odd.push(Odd { nodes: vec![self.rows[index].node.clone()], why });
+        }
+        for one in 0..self.rows.len() {
+            for other in one + 1..self.rows.len() {
+                if named.contains(&one) || named.contains(&other) {
+                    continue;
+                }
+                let cells = [&self.rows[one].cells[other], &self.rows[other].cells[one]];
+                let why = cells.into_iter().flatten().find_map(|cell| match (cell.verdict.as_str(), cell.of_median) {
+                    ("failed", _) => Some("the transfer between them failed".to_owned()),
+                    (_, Some(part)) if part < ODD => {
+                        Some(format!("{:.0} % of the median, and both are good with others", part * 100.0))
+                    }
+                    _ => None,
+                });
+                if let Some(why) = why {
+                    let nodes = vec![self.rows[one].node.clone(), self.rows[other].node.clone()];
+                    odd.push(Odd { nodes, why });
+                }
+            }
+        }
+        odd
+    }
+}
+
+fn share(part: usize, all: usize) -> f64 {
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    number(part) / number(all.max(1))
+}
+
+fn cell(test: Option<&SelftestView>, partner: &str) -> Option<Cell> {
+    let found = test?.partners.iter().find(|found| found.name == partner)?;
+    let gbytes_per_s = found.gbytes_per_s.filter(|gbytes| gbytes.is_finite() && *gbytes >= 0.0);
+    Some(Cell { gbytes_per_s, verdict: found.verdict.clone(), of_median: None })
+}
+
+fn median(mut all: Vec<f64>) -> Option<f64> {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Matrix, SelftestView};
+
+    fn node(name: &str, partners: &[(&str, f64)]) -> (String, String, Option<SelftestView>) {
+        let partners: Vec<_> = partners
+            .iter()
+            .map(|(name, gbytes)| {
+                let verdict = if *gbytes < 1.0 { "failed" } else { "passed" };
+                json!({"name": name, "verdict": verdict, "gbytesPerS": gbytes, "later": 1})
+            })
+            .collect();
+        let status = json!({"selftest": {"verdict": "passed", "partners": partners}});
+        (name.into(), "ib".into(), SelftestView::of_status(&status).unwrap())
+    }
+
+    #[test]
+    fn odd_nodes_and_odd_pairs() {
+        let nodes = [
+            node("a", &[("b", 47.0), ("c", 46.0), ("d", 0.4), ("e", 47.0)]),
+            node("b", &[("a", 47.5), ("c", 20.0), ("d", 0.3), ("e", 46.0)]),
+            node("c", &[("a", 46.5), ("b", 21.0), ("e", 46.9)]),
+            node("d", &[("a", 0.5), ("b", 0.4)]),
+            node("e", &[("a", 47.0)]),
+        ];
+        let matrix = Matrix::new(&nodes);
+        let odd: Vec<_> = matrix.odd.iter().map(|odd| odd.nodes.join("-")).collect();
+        assert_eq!(odd, ["d", "b-c"], "{:?}", matrix.odd);
+        assert_eq!(matrix.between("b", "c"), Some(20.0));
+        assert_eq!(matrix.between("d", "e"), None);
+        assert!((matrix.medians["ib"] - 46.5).abs() < 1.0);
+    }
+
+    #[test]
+    fn nothing_measured_and_nonsense() {
+        assert!(Matrix::new(&[("a".into(), "x".into(), None)]).is_empty());
+        assert_eq!(SelftestView::of_status(&json!({})), Ok(None));
+        assert!(SelftestView::of_status(&json!({"selftest": 7})).is_err());
+        assert!(SelftestView::of_status(&json!({"selftest": {"partners": "x"}})).is_err());
+    }
+}
