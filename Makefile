@@ -9,8 +9,8 @@ help: ## List the commands
 setup: ## Install the system packages and toolchains that are missing
 	@scripts/setup.sh
 
-build: setup ## Build both binaries
-	cargo build --locked -p railbind-agent -p railbind-webhook
+build: setup ## Build the agent, the webhook and kubectl-railbind
+	cargo build --locked -p railbind-agent -p railbind-webhook -p railbind-cli
 
 demo: build ## The main job on a real control plane: six nodes, labels, workers, and what their containers got
 	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo run --locked -q -p railbind-tests --bin demo

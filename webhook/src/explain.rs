@@ -75,7 +75,8 @@ pub fn machine(outcome: &Outcome) -> Value {
     decision
 }
 
-fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
+/// The form of a decision for people.
+pub fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
     let mut text = format!("{name}: ");
     let _ = match (&outcome.profile, outcome.managed) {
         (Some(profile), _) => writeln!(text, "profile {profile}"),
@@ -104,7 +105,11 @@ fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
     text
 }
 
-fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
+/// Nodes of a file, as `kubectl get nodes -o yaml` prints them.
+///
+/// # Errors
+/// A file that cannot be read, or holds something else.
+pub fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
     let mut found = Vec::new();
     for object in objects(file)? {
         let node = serde_json::from_value(object).with_context(|| format!("{}: not a Node", file.display()))?;
@@ -114,7 +119,10 @@ fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
 }
 
 /// Pods of a file: bare ones, and the pods that a workload would make.
-fn read_pods(file: &Path) -> anyhow::Result<Vec<(String, Value)>> {
+///
+/// # Errors
+/// A file that cannot be read, or holds no pod.
+pub fn read_pods(file: &Path) -> anyhow::Result<Vec<(String, Value)>> {
     let mut found = Vec::new();
     for object in objects(file)? {
         let kind = object["kind"].as_str().unwrap_or("Pod").to_owned();

@@ -270,11 +270,18 @@ async fn serve() -> Result<()> {
     scene.play().await?;
     let kubeconfig = state().join("kubeconfig");
     fs::copy(scene.cluster.kubeconfig(), &kubeconfig)?;
+    let plugin = harness::railbind::binary("kubectl-railbind")?;
     let kubectl = state().join("kubectl");
     let kube = harness::kube_binary().await?;
     fs::write(
         &kubectl,
-        format!("#!/bin/sh\nKUBECONFIG='{}' exec '{}' kubectl \"$@\"\n", kubeconfig.display(), kube.display()),
+        // Beside it on the PATH is kubectl-railbind, which makes `kubectl railbind` work.
+        format!(
+            "#!/bin/sh\nPATH='{}':\"$PATH\" KUBECONFIG='{}' exec '{}' kubectl \"$@\"\n",
+            plugin.parent().unwrap_or(&plugin).display(),
+            kubeconfig.display(),
+            kube.display()
+        ),
     )?;
     fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     say("Ready: .demo/kubectl is kubectl for it (kubeconfig: .demo/kubeconfig); `make demo-down` stops it");
