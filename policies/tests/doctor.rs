@@ -10,10 +10,12 @@ use policies::{
         logs::LogScene,
     },
     fabric::{Fact, Facts, Netdev, RdmaDevice},
+    matrix::SelftestView,
     node_fabric::{NodeFabricStatus, ProblemStatus},
     profile::Profiles,
     select::NodeView,
 };
+use proptest::prelude::{any, proptest};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -95,6 +97,88 @@ fn problem(mut node: NodeScene, code: &str) -> NodeScene {
     node
 }
 
+fn with_port(mut node: NodeScene) -> NodeScene {
+    let status = json!({"ports": [{"device": "mlx5_0", "port": 1, "role": "compute", "reason": ""}]});
+    node.fabric = Fact::Known(Some(serde_json::from_value(status).unwrap()));
+    node
+}
+
+fn tested(mut node: NodeScene, verdict: &str, partners: &[(&str, f64)]) -> NodeScene {
+    let partners: Vec<Value> = partners
+        .iter()
+        .map(|(name, gbytes)| json!({"name": name, "verdict": "passed", "gbytesPerS": gbytes}))
+        .collect();
+    let test = json!({"selftest": {"verdict": verdict, "code": "FabricFallback", "reasons": ["tcp carried it"], "partners": partners}});
+    node.selftest = SelftestView::of_status(&test).unwrap();
+    node
+}
+
+#[test]
+fn transfers_between_the_very_nodes() {
+    let ib = |name: &str| node(name, "infiniband", "infiniband-gpudirect", &[]);
+    let pods = || vec![worker("prefill", "prefill", "a", |_| {}), worker("decode", "decode", "b", |_| {})];
+    let good = found(vec![tested(ib("a"), "passed", &[("b", 47.0)]), ib("b")], pods());
+    assert!(good.is_empty(), "{good:#?}");
+    let slow = found(vec![tested(ib("a"), "passed", &[("b", 0.4)]), ib("b")], pods());
+    assert_eq!(slow[0].code, Cause::PairSlow, "{slow:#?}");
+}
+
+#[test]
+fn nvlink_between_pods() {
+    let gb = |name: &str, clique: &str| {
+        let mut node = node(name, "infiniband", "infiniband-gpudirect", &[]);
+        if !clique.is_empty() {
+            node.view.labels.insert("nvidia.com/gpu.clique".into(), clique.into());
+        }
+        let facts = Facts { imex_channels: Fact::Known(vec![0]), ..Facts::default() };
+        node.fabric = Fact::Known(Some(NodeFabricStatus { facts: json!(facts), ..NodeFabricStatus::default() }));
+        node
+    };
+    let pods = |decode: &str, value: &str, claims: bool| {
+        let edit = |pod: &mut Value| {
+            if !value.is_empty() {
+                env(pod, "UCX_CUDA_IPC_ENABLE_MNNVL", value);
+            }
+            if claims {
+                pod["spec"]["resourceClaims"] = json!([{"name": "compute-domain-channel"}]);
+            }
+        };
+        vec![worker("prefill", "prefill", "a", edit), worker("decode", "decode", decode, edit)]
+    };
+    let says = |nodes, pods| {
+        let found = found(nodes, pods);
+        (found[0].code, found[0].severity, found[0].cause.clone())
+    };
+    let (code, severity, cause) = says(vec![gb("a", "")], pods("a", "", false));
+    assert_eq!((code, severity), (Cause::NvLink, Severity::Note));
+    assert!(cause.contains("do not use NVLink"), "{cause}");
+    let (code, _, cause) = says(vec![gb("a", "x.0"), gb("b", "x.0")], pods("b", "", true));
+    assert_eq!(code, Cause::NvLink);
+    assert!(cause.contains("can use NVLink"), "{cause}");
+    let (code, severity, _) = says(vec![gb("a", "x.0"), gb("b", "y.0")], pods("b", "y", true));
+    assert_eq!((code, severity), (Cause::CliquesDiffer, Severity::Fault));
+}
+
+#[test]
+fn efa_halves_on_one_node() {
+    let pods = vec![worker("prefill", "prefill", "a", |_| {}), worker("decode", "decode", "a", |_| {})];
+    assert_eq!(found(vec![node("a", "efa", "efa-host-staged", &[])], pods)[0].code, Cause::EfaSameNode);
+}
+
+#[test]
+fn versions_of_ucx() {
+    let with = |name: &str, role: &str, version: &str| {
+        let mut pod = worker(name, role, "a", |_| {});
+        let mut logs = LogScene::default();
+        logs.take(&format!("NIXL UCX backend bound to UCX {version} at /usr/lib"));
+        pod.containers[0].logs = Fact::Known(logs);
+        pod
+    };
+    let ib = node("a", "infiniband", "infiniband-gpudirect", &[]);
+    let found = found(vec![ib], vec![with("p", "prefill", "1.18.1"), with("d", "decode", "1.19.0")]);
+    assert_eq!((found[0].code, found[0].evidence.len()), (Cause::UcxVersionsDiffer, 2), "{found:#?}");
+}
+
 #[test]
 fn silence_on_the_healthy() {
     let nodes = [two_roce(), vec![node("t", "tcp", "tcp", &[("gpudirect", "none"), ("memlock", "limited")])]].concat();
@@ -121,6 +205,12 @@ fn silence_on_the_healthy() {
 #[case::tls_without_cuda(Cause::TlsExcludesGpu, node("a", "infiniband", "infiniband-gpudirect", &[]), |pod: &mut Value| env(pod, "UCX_TLS", "rc,ud"))]
 #[case::switched_off(Cause::GpuDirectSwitchedOff, node("a", "infiniband", "infiniband-gpudirect", &[]), |pod: &mut Value| env(pod, "UCX_IB_GPU_DIRECT_RDMA", "n"))]
 #[case::late(Cause::LateValueMissing, node("a", "roce", "roce-gpudirect", &[("gid-index", "3")]), |pod: &mut Value| { container(pod)["env"] = json!([{"name": "UCX_IB_GID_INDEX", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['env.railbind.dev/UCX_IB_GID_INDEX']"}}}]); })]
+#[case::net_devices(Cause::NetDevicesWrong, with_port(node("a", "infiniband", "infiniband-gpudirect", &[])), |pod: &mut Value| env(pod, "UCX_NET_DEVICES", "mlx5_9:1"))]
+#[case::stale(Cause::ProfileStale, node("a", "infiniband", "infiniband-gpudirect", &[]), |pod: &mut Value| { pod["metadata"]["annotations"] = json!({"railbind.dev/decision": "{\"profile\":\"tcp\"}"}); })]
+#[case::no_shm(Cause::SharedMemoryMissing, node("a", "infiniband", "infiniband-gpudirect", &[]), |pod: &mut Value| { container(pod)["image"] = json!("vllm/vllm-openai"); })]
+#[case::crash(Cause::Restarts, node("a", "infiniband", "infiniband-gpudirect", &[]), |pod: &mut Value| { pod["status"]["containerStatuses"] = json!([{"name": "main", "restartCount": 4, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]); })]
+#[case::selftest(Cause::SelftestFailed, tested(node("a", "infiniband", "infiniband-gpudirect", &[]), "failed", &[]), |_: &mut Value| {})]
+#[case::silent_agent(Cause::AgentSilent, NodeScene { fabric: Fact::Known(None), view: NodeView { labels: BTreeMap::new(), ..node("a", "infiniband", "x", &[]).view }, ..NodeScene::default() }, |_: &mut Value| {})]
 #[case::stack_without_railbind(Cause::NotInjected, node("a", "infiniband", "infiniband-gpudirect", &[]), |pod: &mut Value| { pod["metadata"]["annotations"] = json!({}); })]
 fn one_fault(#[case] cause: Cause, #[case] node: NodeScene, #[case] edit: impl FnOnce(&mut Value)) {
     let found = found(vec![node], vec![worker("w", "decode", "a", edit)]);
@@ -242,4 +332,25 @@ fn the_checklist() {
 fn pods_that_make_no_sense(#[case] pod: Value) {
     let scene = Scene { pods: vec![PodScene::read(&pod)], ..Scene::default() };
     diagnose(&scene, &Profiles::embedded().unwrap());
+}
+
+proptest! {
+    #[test]
+    fn no_pod_and_no_line_makes_it_panic(text in "\\PC*", line in any::<String>(), count in any::<i64>()) {
+        let mut logs = LogScene::default();
+        logs.take(&line);
+        logs.take(&format!("backend {line} was instantiated backend bound to ucx {text} zero-copy {line}"));
+        let pod = json!({
+            "metadata": {"name": text, "annotations": {"railbind.dev/decision": line, "railbind.dev/containers": text}},
+            "spec": {"containers": [{"name": text, "env": [{"name": line, "value": text}, {"name": "UCX_TLS", "value": line}], "resources": {"limits": {"nvidia.com/gpu": count}}}]},
+            "status": {"containerStatuses": [{"name": text, "restartCount": count, "state": {"waiting": {"reason": line}}}]},
+        });
+        let mut pod = PodScene::read(&pod);
+        pod.worker = Some(String::new());
+        pod.node = Some("a".into());
+        for container in &mut pod.containers {
+            container.logs = Fact::Known(logs.clone());
+        }
+        found(vec![node("a", "roce", "roce-gpudirect", &[("gid-index", &line)])], vec![pod]);
+    }
 }

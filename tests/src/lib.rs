@@ -26,6 +26,7 @@ mod binary;
 mod cluster;
 mod components;
 mod dir;
+pub mod front;
 pub mod guest;
 mod kubectl;
 mod namespace;

@@ -68,7 +68,10 @@ impl Trouble {
     fn sort(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => {
-                let text = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+                let text = if status.message.is_empty() { &status.reason } else { &status.message };
+                // A kubelet's address is another for each log, and says nothing.
+                let kubelet = text.split_once("\": ").filter(|_| text.starts_with("Get \""));
+                let text = kubelet.map_or(text.as_str(), |(_, why)| why).to_owned();
                 match status.code {
                     401 | 403 => Self::Refused(text),
                     404 => Self::NotFound(text),
@@ -174,24 +177,27 @@ impl Cluster {
         self.call(self.client.request(request)).await
     }
 
-    /// All objects of a list, page by page.
+    /// All objects of a list.
     ///
     /// # Errors
     /// Sorted; nothing of what was read is kept then.
-    pub async fn list(&self, path: &str, selector: Option<&str>) -> Result<Vec<Value>, Trouble> {
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>, Trouble> {
+        self.list_those(path, |_| true).await
+    }
+
+    /// The objects of a list that are wanted, page by page: a cluster can have more pods than this machine has memory for.
+    ///
+    /// # Errors
+    /// Sorted; nothing of what was read is kept then.
+    pub async fn list_those(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>, Trouble> {
         let mut all = Vec::new();
         let mut from = None;
         for _ in 0..MAX_PAGES {
-            let parameters = ListParams {
-                limit: Some(PAGE),
-                continue_token: from.take(),
-                label_selector: selector.map(str::to_owned),
-                ..ListParams::default()
-            };
+            let parameters = ListParams { limit: Some(PAGE), continue_token: from.take(), ..ListParams::default() };
             let request = Request::new(path).list(&parameters).map_err(|error| Trouble::Other(error.to_string()))?;
             let mut page: Value = self.call(self.client.request(request)).await?;
             if let Value::Array(items) = page["items"].take() {
-                all.extend(items);
+                all.extend(items.into_iter().filter(|item| wanted(item)));
             }
             match page["metadata"]["continue"].as_str().filter(|token| !token.is_empty()) {
                 Some(token) => from = Some(token.to_owned()),
@@ -201,35 +207,39 @@ impl Cluster {
         Err(Trouble::Other(format!("the list {path} does not end")))
     }
 
-    /// A part of a log, at most `limit` bytes, whatever the server sends.
+    /// A part of a log, piece by piece, at most `limit` bytes whatever the server sends; true where there was more.
     ///
     /// # Errors
-    /// Sorted.
+    /// Sorted; a log that breaks off is one that had more.
     pub async fn log(
         &self,
         namespace: &str,
         pod: &str,
         parameters: &LogParams,
         limit: usize,
-    ) -> Result<(Vec<u8>, bool), Trouble> {
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<bool, Trouble> {
         use futures::AsyncReadExt as _;
         let path = format!("/api/v1/namespaces/{namespace}/pods");
         let request = Request::new(path).logs(pod, parameters).map_err(|error| Trouble::Other(error.to_string()))?;
         let mut stream = std::pin::pin!(self.call(self.client.request_stream(request)).await?);
-        let mut text = Vec::new();
+        let mut read = 0;
         let mut chunk = vec![0; 64 << 10];
-        while text.len() < limit {
+        while read < limit {
             // The deadline is for silence: a large log takes its time.
-            let read = tokio::time::timeout(self.timeout, stream.read(&mut chunk)).await;
-            match read {
-                Ok(Ok(0)) => return Ok((text, false)),
-                Ok(Ok(count)) => text.extend_from_slice(&chunk[..count.min(limit - text.len())]),
-                Ok(Err(error)) if text.is_empty() => return Err(Trouble::Other(error.to_string())),
-                Err(_) if text.is_empty() => return Err(Trouble::Slow("the log does not come".into())),
-                Ok(Err(_)) | Err(_) => return Ok((text, true)),
+            match tokio::time::timeout(self.timeout, stream.read(&mut chunk)).await {
+                Ok(Ok(0)) => return Ok(false),
+                Ok(Ok(count)) => {
+                    let count = count.min(limit - read);
+                    take(&chunk[..count]);
+                    read += count;
+                }
+                Ok(Err(error)) if read == 0 => return Err(Trouble::Other(error.to_string())),
+                Err(_) if read == 0 => return Err(Trouble::Slow("the log does not come".into())),
+                Ok(Err(_)) | Err(_) => return Ok(true),
             }
         }
-        Ok((text, true))
+        Ok(true)
     }
 
     /// Writes down what could not be looked at.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, io::Write as _, path::Path};
 
 use flate2::{Compression, write::GzEncoder};
 use kube::api::LogParams;
-use policies::doctor::{Asked, PodScene, Scene, checklist, diagnose};
+use policies::doctor::{Asked, Scene, checklist, diagnose};
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,7 +42,7 @@ pub async fn run(cluster: &Cluster, args: &CollectArgs) -> Result<Exit> {
         ("railbind/events", format!("/api/v1/namespaces/{system}/events")),
     ];
     for (name, path) in lists {
-        match cluster.list(&path, None).await {
+        match cluster.list(&path).await {
             Ok(mut items) => {
                 if name.ends_with("webhooks") || name.ends_with("crds") {
                     items
@@ -56,17 +56,16 @@ pub async fn run(cluster: &Cluster, args: &CollectArgs) -> Result<Exit> {
             Err(trouble) => cluster.miss(trouble.exit(), format!("{name}: {}", trouble.text())),
         }
     }
-    let own = pods(cluster, &format!("/api/v1/namespaces/{system}/pods")).await;
+    let own = pods(cluster, &format!("/api/v1/namespaces/{system}/pods"), |_| true).await;
     let path =
         args.namespace.as_ref().map_or_else(|| "/api/v1/pods".into(), |name| format!("/api/v1/namespaces/{name}/pods"));
-    let mut workers = pods(cluster, &path).await;
-    workers.retain(|pod| PodScene::read(pod).worker.is_some());
+    let workers = pods(cluster, &path, gather::is_worker).await;
     for (folder, pods) in [("railbind", &own), ("workers", &workers)] {
         bundle.objects(&format!("{folder}/pods"), pods)?;
         logs(cluster, &mut bundle, folder, pods, args.log_mib).await?;
     }
     for namespace in workers.iter().filter_map(|pod| pod["metadata"]["namespace"].as_str()).collect::<BTreeSet<_>>() {
-        match cluster.list(&format!("/api/v1/namespaces/{namespace}/events"), None).await {
+        match cluster.list(&format!("/api/v1/namespaces/{namespace}/events")).await {
             Ok(items) => bundle.objects(&format!("workers/events-{namespace}"), &items)?,
             Err(trouble) => cluster.miss(trouble.exit(), format!("events of {namespace}: {}", trouble.text())),
         }
@@ -88,8 +87,8 @@ pub async fn run(cluster: &Cluster, args: &CollectArgs) -> Result<Exit> {
     Ok(cluster.end(false))
 }
 
-async fn pods(cluster: &Cluster, path: &str) -> Vec<Value> {
-    cluster.list(path, None).await.unwrap_or_else(|trouble| {
+async fn pods(cluster: &Cluster, path: &str, wanted: fn(&Value) -> bool) -> Vec<Value> {
+    cluster.list_those(path, wanted).await.unwrap_or_else(|trouble| {
         cluster.miss(trouble.exit(), format!("{path}: {}", trouble.text()));
         Vec::new()
     })
@@ -110,8 +109,9 @@ async fn logs(cluster: &Cluster, bundle: &mut Bundle, folder: &str, pods: &[Valu
                 timestamps: true,
                 ..LogParams::default()
             };
-            match cluster.log(namespace, name, &parameters, limit).await {
-                Ok((text, _)) => {
+            let mut text = Vec::new();
+            match cluster.log(namespace, name, &parameters, limit, |piece| text.extend_from_slice(piece)).await {
+                Ok(_) => {
                     let clean: String =
                         String::from_utf8_lossy(&text).lines().map(|line| redact::text(line) + "\n").collect();
                     bundle.text(&format!("{folder}/logs/{namespace}_{name}_{container}.log"), &clean)?;

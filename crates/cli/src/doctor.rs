@@ -78,7 +78,7 @@ async fn scene(cluster: &Cluster, args: &DoctorArgs) -> Result<Scene> {
     match (args.kind, &args.name) {
         (None, _) => {
             let path = args.namespace.as_ref().map_or_else(|| "/api/v1/pods".into(), |name| pods_of(name));
-            let (nodes, pods) = tokio::join!(gather::nodes(cluster), cluster.list(&path, None));
+            let (nodes, pods) = tokio::join!(gather::nodes(cluster), cluster.list_those(&path, gather::is_worker));
             // Half of it is worth something too.
             let nodes = nodes.unwrap_or_else(|ended| {
                 cluster.miss(ended.exit, ended.text);
@@ -127,8 +127,7 @@ fn pods_of(namespace: &str) -> String {
 
 /// The pods asked for, and the other workers of their deployments.
 async fn pods(cluster: &Cluster, kind: Kind, name: Option<&str>, namespace: &str) -> Result<Vec<Value>> {
-    let list =
-        async || cluster.list(&pods_of(namespace), None).await.map_err(|trouble| gather::needed("pods", &trouble));
+    let list = async || cluster.list(&pods_of(namespace)).await.map_err(|trouble| gather::needed("pods", &trouble));
     let Some(name) = name else { return list().await };
     if kind == Kind::Pod {
         let pod = cluster.get(&pods_of(namespace), name).await;
@@ -206,7 +205,7 @@ async fn read_logs(cluster: &Cluster, args: &DoctorArgs, scene: &mut Scene) {
         container.logs = match logs {
             Ok(logs) => Fact::Known(logs),
             Err(trouble) => {
-                let why = reason(trouble.text());
+                let why = trouble.text().to_owned();
                 let titles = failed.entry((trouble.exit(), why.clone())).or_default();
                 titles.push(format!("{title} container {}", container.name));
                 Fact::Unknown(why)
@@ -217,11 +216,6 @@ async fn read_logs(cluster: &Cluster, args: &DoctorArgs, scene: &mut Scene) {
         let more = if titles.len() > 1 { format!(" and {} more", titles.len() - 1) } else { String::new() };
         cluster.miss(exit, format!("log of {}{more}: {why}", titles[0]));
     }
-}
-
-/// Without the kubelet's address, which is another for each log.
-fn reason(text: &str) -> String {
-    text.split_once("\": ").filter(|_| text.contains("Get \"")).map_or(text, |(_, why)| why).to_owned()
 }
 
 fn people(answer: &Answer<'_>, notes: bool) -> String {

@@ -58,7 +58,7 @@ pub fn offline(args: &ExplainArgs) -> Result<Exit> {
 /// A file that makes no sense, a pod that is not there, nodes that cannot be listed.
 pub async fn run(cluster: &Cluster, args: &ExplainArgs) -> Result<Exit> {
     let profiles = gather::profiles(cluster).await?;
-    let nodes = cluster.list(gather::NODES, None).await.map_err(|trouble| gather::needed("nodes", &trouble))?;
+    let nodes = cluster.list(gather::NODES).await.map_err(|trouble| gather::needed("nodes", &trouble))?;
     let nodes: NodeMap =
         nodes.into_iter().filter_map(|node| Node::deserialize(node).ok()).map(|node| view(&node)).collect();
     if let Some(name) = &args.name {

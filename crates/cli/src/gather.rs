@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{StreamExt as _, future::ready, stream};
 use k8s_openapi::api::core::v1::Node;
 use policies::{
     doctor::{NodeScene, PodScene},
@@ -22,6 +23,8 @@ use crate::{
     exit::{Ended, Exit, Result},
 };
 
+/// Requests at once.
+const AT_ONCE: usize = 8;
 /// Path of the nodes.
 pub const NODES: &str = "/api/v1/nodes";
 /// Path of the NodeFabrics.
@@ -34,7 +37,7 @@ pub const PROFILES: &str = "/apis/railbind.dev/v1alpha1/transportprofiles";
 /// # Errors
 /// The nodes themselves cannot be listed.
 pub async fn nodes(cluster: &Cluster) -> Result<Vec<NodeScene>> {
-    let (nodes, fabrics) = tokio::join!(cluster.list(NODES, None), cluster.list(NODE_FABRICS, None));
+    let (nodes, fabrics) = tokio::join!(cluster.list(NODES), cluster.list(NODE_FABRICS));
     let nodes = nodes.map_err(|trouble| needed("nodes", &trouble))?;
     let fabrics = fabrics.map(|all| {
         let named = all.into_iter().filter_map(|one| Some((one["metadata"]["name"].as_str()?.to_owned(), one)));
@@ -66,33 +69,34 @@ pub async fn nodes(cluster: &Cluster) -> Result<Vec<NodeScene>> {
 
 /// These nodes with their stories; one that cannot be read is left out, and written down.
 pub async fn named(cluster: &Cluster, names: &BTreeSet<String>) -> Vec<NodeScene> {
-    let mut scenes = Vec::new();
-    for name in names {
-        let (node, fabric) = tokio::join!(cluster.get(NODES, name), cluster.get(NODE_FABRICS, name));
-        let node = match node {
-            Ok(node) => node,
-            Err(trouble) => {
-                cluster.miss(trouble.exit(), format!("node {name}: {}", trouble.text()));
-                continue;
-            }
-        };
-        let labelled = node["metadata"]["labels"].get(label::FABRIC).is_some();
-        let fabric = match fabric {
-            Ok(fabric) => Ok(Some(fabric)),
-            // Of one object, "not found" is an answer, unless it is the kind.
-            Err(Trouble::NotFound(text)) if text.contains("nodefabrics") => Ok(None),
-            Err(trouble) => {
-                no_fabrics(cluster, &trouble, labelled);
-                Err(trouble.text().to_owned())
-            }
-        };
-        let told = match &fabric {
-            Ok(fabric) => Ok(fabric.as_ref()),
-            Err(why) => Err(why.as_str()),
-        };
-        scenes.push(scene(cluster, node, told));
-    }
-    scenes
+    let read = stream::iter(names).map(|name| one(cluster, name)).buffered(AT_ONCE);
+    read.filter_map(ready).collect().await
+}
+
+async fn one(cluster: &Cluster, name: &str) -> Option<NodeScene> {
+    let (node, fabric) = tokio::join!(cluster.get(NODES, name), cluster.get(NODE_FABRICS, name));
+    let node = match node {
+        Ok(node) => node,
+        Err(trouble) => {
+            cluster.miss(trouble.exit(), format!("node {name}: {}", trouble.text()));
+            return None;
+        }
+    };
+    let labelled = node["metadata"]["labels"].get(label::FABRIC).is_some();
+    let fabric = match fabric {
+        Ok(fabric) => Ok(Some(fabric)),
+        // Of one object, "not found" is an answer, unless it is the kind.
+        Err(Trouble::NotFound(text)) if text.contains("nodefabrics") => Ok(None),
+        Err(trouble) => {
+            no_fabrics(cluster, &trouble, labelled);
+            Err(trouble.text().to_owned())
+        }
+    };
+    let told = match &fabric {
+        Ok(fabric) => Ok(fabric.as_ref()),
+        Err(why) => Err(why.as_str()),
+    };
+    Some(scene(cluster, node, told))
 }
 
 fn no_fabrics(cluster: &Cluster, trouble: &Trouble, labelled: bool) {
@@ -196,7 +200,7 @@ pub fn domain(node: &NodeScene) -> String {
 /// Never but for a broken binary.
 pub async fn profiles(cluster: &Cluster) -> Result<Profiles> {
     let embedded = Profiles::embedded().map_err(|error| Ended::new(Exit::Failed, error.to_string()))?;
-    match cluster.list(PROFILES, None).await {
+    match cluster.list(PROFILES).await {
         Ok(objects) => {
             let mut own = webhook::profiles::Objects::new(embedded);
             for object in objects {
@@ -231,8 +235,7 @@ pub async fn workers(cluster: &Cluster, pods: &[Value], asked: bool) -> Vec<PodS
         .filter(|pod| pod.worker.is_some() || asked)
         .collect();
     let names: BTreeSet<String> = scenes.iter().map(|pod| pod.namespace.clone()).collect();
-    let mut labels: BTreeMap<String, Fact<BTreeMap<String, String>>> = BTreeMap::new();
-    for name in names {
+    let read = stream::iter(names).map(async |name| {
         let fact = match cluster.get("/api/v1/namespaces", &name).await {
             Ok(namespace) => Fact::Known(strings(&namespace["metadata"]["labels"])),
             Err(trouble) => {
@@ -240,14 +243,20 @@ pub async fn workers(cluster: &Cluster, pods: &[Value], asked: bool) -> Vec<PodS
                 Fact::Unknown(trouble.text().to_owned())
             }
         };
-        labels.insert(name, fact);
-    }
+        (name, fact)
+    });
+    let labels: BTreeMap<String, Fact<BTreeMap<String, String>>> = read.buffered(AT_ONCE).collect().await;
     for pod in &mut scenes {
         if let Some(fact) = labels.get(&pod.namespace) {
             pod.namespace_labels = fact.clone();
         }
     }
     scenes
+}
+
+/// Whether a pod is a worker.
+pub fn is_worker(pod: &Value) -> bool {
+    PodScene::read(pod).worker.is_some()
 }
 
 /// The value of a pod's group label.

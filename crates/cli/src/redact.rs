@@ -33,7 +33,7 @@ pub fn is_secret(name: &str) -> bool {
 /// A text without what looks like a secret.
 pub fn text(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
-    let mut hide_next = false;
+    let (mut hide_next, mut last) = (false, false);
     for (index, word) in text.split_inclusive(char::is_whitespace).enumerate() {
         let bare = word.trim_end();
         let space = &word[bare.len()..];
@@ -44,9 +44,14 @@ pub fn text(text: &str) -> String {
         let hidden = std::mem::take(&mut hide_next).then(|| HIDDEN.to_owned());
         clean.push_str(&hidden.unwrap_or_else(|| of_word(bare)));
         clean.push_str(space);
+        // `token: X`, `"token": "X"`.
+        let name = bare.trim_end_matches([':', '=']).trim_matches(|c: char| !c.is_alphanumeric());
+        let announced = bare.ends_with([':', '=']) && (is_secret(name) || (name.is_empty() && last));
+        last = is_secret(name);
         let lower = bare.trim_matches(|c: char| !c.is_alphanumeric() && c != '-').to_ascii_lowercase();
         // `Authorization: Bearer X`, `--hf-token X`.
-        hide_next = lower == "bearer"
+        hide_next = announced
+            || lower == "bearer"
             || lower == "basic" && index > 0
             || (bare.starts_with("--") && !bare.contains('=') && is_secret(bare));
     }
@@ -128,10 +133,12 @@ mod tests {
             ("HF_TOKEN=hf_abcdefghijklmnop", "HF_TOKEN="),
             ("using --api-key abcdef now", "now"),
             ("using --api-key=abcdef now", "now"),
-            ("Authorization: Bearer abcdef.ghi", "Bearer"),
+            ("Authorization: Bearer abcdef.ghi", "Authorization"),
             ("got eyJhbGciOiJSUzI1NiIsImtpZCI6 here", "here"),
             (r#"{"password":"abcdef"}"#, "password"),
             ("postgres://user:abcdef@db:5432/x", "@db:5432/x"),
+            (r#"{"token": "abcdef"}"#, "token"),
+            ("password = abcdef", "password"),
             ("key nvapi-abcdefghijklmnopqrst", "key"),
         ] {
             let clean = text(secret);

@@ -75,6 +75,18 @@ fn explained_offline_as_the_webhook_does() {
 }
 
 #[test]
+fn colours_where_they_are_wanted() {
+    let coloured = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-railbind"));
+        command.args(["advise", "--isl", "1", "--osl", "1"]).env_clear().envs(variables.iter().copied());
+        text(&command.output().unwrap().stdout).contains('\u{1b}')
+    };
+    assert!(coloured(&[("CLICOLOR_FORCE", "1"), ("TERM", "xterm-256color")]));
+    assert!(!coloured(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1"), ("TERM", "xterm-256color")]));
+    assert!(!coloured(&[("TERM", "xterm-256color")]), "to a pipe");
+}
+
+#[test]
 fn completion() {
     for shell in ["bash", "zsh", "fish"] {
         let output = run(&format!("completion {shell}"));

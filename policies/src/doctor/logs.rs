@@ -293,7 +293,9 @@ fn explain(pod: &PodScene, container: &ContainerScene, hit: &Hit, found: &mut Ve
             diagnosis.code == *cause && diagnosis.severity > Severity::Note && concerns(diagnosis)
         };
         if let Some(diagnosis) = found.iter_mut().find(explains) {
-            diagnosis.evidence.push(line);
+            if diagnosis.evidence.len() < 2 * super::EVIDENCE {
+                diagnosis.evidence.push(line);
+            }
             return;
         }
     }

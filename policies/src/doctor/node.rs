@@ -24,10 +24,9 @@ pub(super) fn look(scene: &Scene, node: &NodeScene, found: &mut Vec<Diagnosis>) 
     }
     if silent(node) {
         if matters && node.has_gpus() {
-            let severity = if scene.asked == Asked::Cluster { Severity::Note } else { Severity::Warning };
             let cause = "railbind-agent reports nothing of this node";
             found.push(
-                Diagnosis::new(Cause::AgentSilent, severity, &subject, cause)
+                Diagnosis::new(Cause::AgentSilent, Severity::Warning, &subject, cause)
                     .seen(format!("{subject}: no label {} and no NodeFabric", label::FABRIC))
                     .remedy("see whether an agent's pod runs there: kubectl get pods -n railbind-system -o wide"),
             );

@@ -5,6 +5,8 @@
 
 mod admit;
 mod certificates;
+mod cli;
+mod doctor;
 mod engine;
 mod fabric;
 mod fail_open;
