@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle selftest-sim audit sbom clean
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle selftest-sim audit sbom clean test-page
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: setup ## All tests: unit, snapshot, property, and on the real control plan
 
 test-roce: ## The agent on two guests with soft-RoCE: GID tables, link and device, and self-tests over rc_verbs
 	@tests/roce/run.sh
+
+test-page: ## The webhook's page in Chromium: keys, accessibility, hostile data
+	@tests/page/run.sh
 
 idle: build ## What agents ask of the API server in ten idle minutes, from its audit log
 	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo test --locked -p railbind-tests --test idle -- --ignored --nocapture

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use axum::http::Uri;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use daemon::{AdminArgs, LogArgs};
 
 /// Gives GPU workers the UCX settings of the fabric they will run on.
@@ -63,6 +63,9 @@ pub struct ServeArgs {
     /// What gives a pod the values of its node when it is bound
     #[arg(long, value_enum, default_value_t = BindingEngine::Auto)]
     pub binding_engine: BindingEngine,
+    /// Serve the page of the fabric below /ui/ on the admin port: names of nodes and workers, our labels and decisions
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub page: bool,
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
@@ -152,6 +155,17 @@ mod tests {
         let Command::Serve(serve) = Args::try_parse_from(url).unwrap().command else { panic!("serve") };
         assert_eq!(serve.url.unwrap(), BaseUrl { base: "https://10.0.0.1:8443".into(), host: "10.0.0.1".into() });
         assert!(Args::try_parse_from(url.into_iter().chain(["--service-name", "y"])).is_err());
+    }
+
+    #[test]
+    fn the_page_is_there_unless_it_is_switched_off() {
+        let page = |flags: &[&str]| {
+            let args = ["x", "serve", "--namespace", "railbind"].iter().chain(flags);
+            let Command::Serve(serve) = Args::try_parse_from(args).unwrap().command else { panic!("serve") };
+            serve.page
+        };
+        assert!(page(&[]));
+        assert!(!page(&["--page=false"]));
     }
 
     #[test]

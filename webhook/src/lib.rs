@@ -24,6 +24,7 @@ pub mod run;
 pub mod self_apply;
 pub mod server;
 pub mod state;
+pub mod ui;
 pub mod workers;
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ pub fn view(node: &Node) -> NodeView {
     }
 }
 
-fn namespace_view(namespace: PartialObjectMeta<Namespace>) -> NamespaceView {
+pub(crate) fn namespace_view(namespace: PartialObjectMeta<Namespace>) -> NamespaceView {
     let metadata = namespace.metadata;
     NamespaceView {
         name: metadata.name.unwrap_or_default(),

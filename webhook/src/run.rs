@@ -27,7 +27,7 @@ use crate::{
     register::{self, Place, Registrar, Wanted},
     server::{Config, Server},
     state::State,
-    workers,
+    ui, workers,
 };
 
 /// Does what the command line says.
@@ -92,7 +92,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let limit_check = readiness.check("limit-ranges");
     let profile_check = readiness.check("profiles");
     let server_check = readiness.check("server");
-    admin::serve(&args.admin, admin::router(readiness, Arc::new(registry))).await?;
+    let mut admin_routes = admin::router(readiness, Arc::new(registry));
+    if args.page {
+        admin_routes = admin_routes.merge(ui::router(state.clone()));
+    }
+    admin::serve(&args.admin, admin_routes).await?;
 
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run());

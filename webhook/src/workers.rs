@@ -32,6 +32,9 @@ pub type Workers = Snapshot<WorkerView>;
 
 /// More kinds of worker than this no deployment has.
 const MAX_KINDS: usize = 16;
+/// Reasons kept of a decision, and characters of each: a pod's owner could write a book into the annotation.
+const MAX_REASONS: usize = 16;
+const MAX_REASON: usize = 300;
 
 /// What the webhook keeps of a worker.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -52,6 +55,8 @@ pub struct WorkerView {
     pub profile: Option<String>,
     /// Its late-bound values, by variable.
     pub values: BTreeMap<String, String>,
+    /// Reasons of the decision, for people.
+    pub reasons: Vec<String>,
     /// What it asks of its node.
     pub(crate) constraints: PodIntent,
 }
@@ -77,7 +82,7 @@ pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: C
     nodes::follow(kept, |view| view, writer, check, Need::Helpful, move |count| metrics.workers(count)).await;
 }
 
-fn keep(event: Event<DynamicObject>) -> Option<Event<WorkerView>> {
+pub(crate) fn keep(event: Event<DynamicObject>) -> Option<Event<WorkerView>> {
     Some(match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
@@ -130,9 +135,17 @@ fn view(pod: &DynamicObject) -> Option<WorkerView> {
         decided: annotations.contains_key(annotation::DECISION),
         profile: intent.decided,
         values: values.collect(),
+        reasons: annotations.get(annotation::DECISION).map(|decision| reasons(decision)).unwrap_or_default(),
         constraints,
         ..identity(pod)
     })
+}
+
+/// The reasons in a decision's annotation; none where it is not one of ours.
+fn reasons(decision: &str) -> Vec<String> {
+    let decision: Value = serde_json::from_str(decision).unwrap_or_default();
+    let texts = decision["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.take(MAX_REASONS).map(|text| text.chars().take(MAX_REASON).collect()).collect()
 }
 
 fn intent(object: &Value) -> Option<PodIntent> {
