@@ -1,7 +1,7 @@
 //! What a Service is to the webhook's replicas: one address, connections spread over the ends that are in it.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -26,9 +26,14 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// One without ends. It lives in the calling runtime.
+    /// One without ends, on loopback. It lives in the calling runtime.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_on(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same on another address of this machine.
+    pub async fn start_on(address: IpAddr) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let ends: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
         let task = tokio::spawn(accept(listener, ends.clone()));

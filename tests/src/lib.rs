@@ -31,6 +31,7 @@ pub mod guest;
 mod kubectl;
 mod namespace;
 mod node;
+pub mod page;
 mod pki;
 mod ports;
 mod process;

@@ -31,6 +31,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Address of its admin server.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Body of an admin page (`/readyz`, `/metrics`), with its status.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).await.context("connect to the admin server")?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use harness::{
-    Cluster, LIMIT, Options,
+    Cluster, LIMIT, Options, page,
     railbind::{Daemon, repository},
     scene::MACHINES,
     until,
@@ -53,7 +53,8 @@ async fn main() -> Result<()> {
 
 struct Scene {
     cluster: Cluster,
-    _parts: Vec<Daemon>,
+    webhook: Daemon,
+    _agents: Vec<Daemon>,
 }
 
 impl Scene {
@@ -62,14 +63,14 @@ impl Scene {
         let cluster = Cluster::start(Options::default()).await?;
         cluster.install_identities().await?;
         say("Starting six nodes (real kubelets over a runtime that records) and an agent for each");
-        let mut parts = Vec::new();
+        let mut agents = Vec::new();
         for machine in MACHINES {
             println!("  {:<13} {}", machine.node, machine.what);
-            parts.push(cluster.add_machine(machine).await?);
+            agents.push(cluster.add_machine(machine).await?);
         }
         say("Starting the webhook, which registers itself");
-        parts.push(cluster.spawn_webhook("webhook").await?);
-        Ok(Self { cluster, _parts: parts })
+        let webhook = cluster.spawn_webhook("webhook").await?;
+        Ok(Self { cluster, webhook, _agents: agents })
     }
 
     async fn play(&self) -> Result<()> {
@@ -284,6 +285,15 @@ async fn serve() -> Result<()> {
         ),
     )?;
     fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    // A machine without an address of its own has no page, and everything else.
+    let page = scene.cluster.publish_page(&scene.webhook).await;
+    match &page {
+        Ok(_) => {
+            say("The page: run `.demo/kubectl proxy` and open");
+            println!("  http://127.0.0.1:8001{}", page::PATH);
+        }
+        Err(error) => say(&format!("The page is not there: {error:#}")),
+    }
     say("Ready: .demo/kubectl is kubectl for it (kubeconfig: .demo/kubeconfig); `make demo-down` stops it");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     terminate.recv().await;

@@ -14,6 +14,7 @@ mod golden;
 mod group;
 mod guard;
 mod label;
+mod page;
 mod profile;
 mod quota;
 mod rolling;

@@ -18,7 +18,7 @@ pub(crate) struct Stage {
     /// Agents by node.
     pub(crate) agents: BTreeMap<&'static str, Daemon>,
     /// The webhook, held so that it lives as long as the stage.
-    pub(crate) _webhook: Daemon,
+    pub(crate) webhook: Daemon,
 }
 
 /// The stage, set by the first test that asks.
@@ -35,7 +35,7 @@ async fn set() -> Result<Stage> {
     for machine in MACHINES {
         agents.insert(machine.node, cluster.add_machine(machine).await?);
     }
-    Ok(Stage { agents, _webhook: cluster.spawn_webhook("webhook").await? })
+    Ok(Stage { agents, webhook: cluster.spawn_webhook("webhook").await? })
 }
 
 /// The machine-readable survey of a tree.
