@@ -56,8 +56,9 @@ audit: ## Licences, banned crates, sources, and advisories where their database 
 sbom: ## What each program is made of, as CycloneDX, in target/sbom
 	@scripts/audit.sh sbom
 
-generate: setup ## Write the CRDs from the types
+generate: setup ## Write the CRDs from the types, and docs/reference.md from the names, profiles and metrics
 	cargo run --locked -q -p railbind-api --example crds
+	cargo run --locked -q -p railbind-tests --example reference
 
 fmt: ## Format
 	cargo fmt --all

@@ -1,9 +1,14 @@
 //! The README's tables and the manifests spell the names as the code does.
 
+#![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
+
 use policies::names::{DOMAIN, annotation, label};
 
-const README: &str = include_str!("../../README.md");
-const FENCE: &str = include_str!("../../manifests/base/agent-fence.yaml");
+mod links;
+mod markdown;
+
+const README: &str = include_str!("../../../README.md");
+const FENCE: &str = include_str!("../../../manifests/base/agent-fence.yaml");
 
 #[test]
 fn every_label_and_annotation_is_in_the_readme() {
