@@ -59,7 +59,9 @@ pub enum ProbeCommand {
     Ucx(UcxProbeArgs),
     /// CUDA: driver, GPUs, GPUDirect attributes, and a real export of GPU memory to a DMA-BUF and to the NICs.
     Cuda(CudaProbeArgs),
-    /// What the two above run in their child process.
+    /// NVML: whether anybody computes on the GPUs, which is what the self-test waits for.
+    Gpus(GpuProbeArgs),
+    /// What those above run in their child process.
     #[command(subcommand, hide = true)]
     Child(ProbeChild),
 }
@@ -89,6 +91,17 @@ pub struct CudaProbeArgs {
     pub json: bool,
 }
 
+/// `railbind-agent probe gpus`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct GpuProbeArgs {
+    /// Seconds after which it counts as hung.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub deadline: Duration,
+    /// Print JSON: `{"facts": …, "problems": […]}`.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The hidden commands of the child process.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ProbeChild {
@@ -100,6 +113,8 @@ pub enum ProbeChild {
     },
     /// Load CUDA and report.
     Cuda,
+    /// Load NVML and report.
+    Gpus,
 }
 
 /// `railbind-agent bench`. The `UCX_` variables of each side's environment are in force there, as they would be for a worker.

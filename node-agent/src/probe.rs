@@ -7,21 +7,23 @@
 mod child;
 mod cuda;
 mod inside;
+mod nvml;
 mod print;
 mod ucx;
 mod verdict;
 
-use std::{io, process::Command};
+use std::{io, process::Command, time::Duration};
 
 use policies::{
-    fabric::Problem,
+    fabric::{Fact, Problem},
     probe::{CudaFacts, UcxFacts},
+    selftest::NvmlFacts,
 };
 use serde::Serialize;
 
 pub(crate) use self::inside::confine;
 pub(crate) use self::verdict::{last_words, signal};
-use crate::args::{CudaProbeArgs, ProbeChild, ProbeCommand, UcxProbeArgs};
+use crate::args::{CudaProbeArgs, GpuProbeArgs, ProbeChild, ProbeCommand, UcxProbeArgs};
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,13 +59,27 @@ pub fn cuda(args: &CudaProbeArgs) -> Probed<CudaFacts> {
     Probed { facts, problems }
 }
 
+/// Asks NVML who uses the GPUs. Takes up to the deadline; not for an async thread.
+pub fn gpus(deadline: Duration) -> Probed<NvmlFacts> {
+    let run = child::run(&mut own("gpus"), deadline);
+    let remedy = "run nvidia-smi on the node and read the kernel's log for NVRM and Xid messages";
+    let (mut facts, died) = verdict::of::<NvmlFacts>("NVML", &run, deadline, remedy);
+    if let (Some(died), Fact::Unknown(_)) = (&died, &facts.gpus) {
+        facts.gpus = Fact::Unknown(died.message.clone());
+    }
+    let own = if died.is_none() { facts.problems() } else { Vec::new() };
+    Probed { facts, problems: died.into_iter().chain(own).collect() }
+}
+
 /// `railbind-agent probe …`.
 pub(crate) fn execute(command: &ProbeCommand) -> anyhow::Result<()> {
     match command {
         ProbeCommand::Ucx(args) => print::probed(&ucx(args), args.json, print::ucx),
         ProbeCommand::Cuda(args) => print::probed(&cuda(args), args.json, print::cuda),
+        ProbeCommand::Gpus(GpuProbeArgs { deadline, json }) => print::probed(&gpus(*deadline), *json, print::gpus),
         ProbeCommand::Child(ProbeChild::Ucx { folders }) => inside::run(|report| ucx::ask(folders, report)),
         ProbeCommand::Child(ProbeChild::Cuda) => inside::run(cuda::ask),
+        ProbeCommand::Child(ProbeChild::Gpus) => inside::run(nvml::ask),
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 use policies::{
     fabric::{Fact, Problem},
     probe::{CudaFacts, Registration, UcxFacts, problem},
+    selftest::{GpuUse, NvmlFacts},
 };
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -278,4 +279,62 @@ fn a_driver_that_hangs_ends_its_child_and_no_more() {
     assert_eq!(codes(&found.problems), [problem::PROBE_DIED]);
     assert!(found.problems[0].message.contains("while starting the driver (cuInit)"), "{:?}", found.problems);
     assert!(found.facts.driver.known().is_some_and(Option::is_some));
+}
+
+/// `probe gpus` with the fake NVML.
+fn gpus_with(variables: &[(&str, &str)]) -> (TempDir, Command) {
+    let folder = tempfile::tempdir().unwrap();
+    compile("nvml.c", &folder.path().join("libnvidia-ml.so.1"));
+    let mut command = agent(&["gpus"]);
+    command.env("LD_LIBRARY_PATH", folder.path()).envs(variables.iter().copied());
+    (folder, command)
+}
+
+#[test]
+fn nvml_says_who_computes() {
+    let (_folder, mut command) = gpus_with(&[]);
+    let idle: Probed<NvmlFacts> = json(&mut command);
+    assert_eq!(idle.facts.driver, Fact::Known(Some("FAKE 1.0".into())));
+    assert_eq!((idle.facts.in_use(0), idle.problems), (GpuUse::Idle, vec![]));
+    let (_folder, mut command) = gpus_with(&[("FAKE_NVML", "2,87,71680")]);
+    assert_eq!(text(&mut command), "busy: GPU 1: 2 compute processes, 87 %, 71680 MiB\n\nNo problems found.\n");
+    let (_folder, mut command) = gpus_with(&[("FAKE_NVML_BLIND", "1")]);
+    let blind: Probed<NvmlFacts> = json(&mut command);
+    assert!(matches!(blind.facts.in_use(0), GpuUse::Unknown(why) if why.starts_with("GPU 0: NVML: ")));
+    let (_folder, mut command) = gpus_with(&[("FAKE_NVML_BLIND", "1"), ("FAKE_NVML", "0,87,3")]);
+    let blind: Probed<NvmlFacts> = json(&mut command);
+    assert_eq!(blind.facts.in_use(0), GpuUse::Busy("GPU 1: 87 %, 3 MiB".into()));
+}
+
+#[test]
+fn an_nvml_that_breaks_is_unknown_and_ends_its_child_only() {
+    // 9: NVML_ERROR_DRIVER_NOT_LOADED; 9999: of no driver of today.
+    for status in ["9", "9999"] {
+        let (_folder, mut command) = gpus_with(&[("FAKE_NVML_INIT", status)]);
+        let found: Probed<NvmlFacts> = json(&mut command);
+        assert!(matches!(found.facts.in_use(0), GpuUse::Unknown(why) if why.starts_with("NVML: ")), "{status}");
+    }
+    let (_folder, mut command) = gpus_with(&[("FAKE_NVML_HANG", "1")]);
+    let hung: Probed<NvmlFacts> = json(command.args(["--deadline", "0.5"]));
+    let (_folder, mut command) = gpus_with(&[("FAKE_NVML_ABORT", "1")]);
+    let dead: Probed<NvmlFacts> = json(&mut command);
+    for (found, how) in [(hung, "was killed after 500ms"), (dead, "died of SIGABRT")] {
+        assert_eq!(codes(&found.problems), [problem::PROBE_DIED]);
+        assert!(matches!(found.facts.in_use(0), GpuUse::Unknown(why) if why.contains(how)), "{how}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("libnvidia-ml.so.1"), "not a library").unwrap();
+    let broken: Probed<NvmlFacts> = json(agent(&["gpus"]).env("LD_LIBRARY_PATH", folder.path()));
+    assert!(matches!(broken.facts.in_use(0), GpuUse::Unknown(why) if why.starts_with("NVML: ")));
+    assert_eq!(broken.facts.driver, Fact::default(), "it is there");
+}
+
+#[test]
+fn a_node_without_nvml_says_so() {
+    let cache = Command::new("/sbin/ldconfig").arg("-p").output().unwrap();
+    if !String::from_utf8_lossy(&cache.stdout).contains("libnvidia-ml.so.1") {
+        let found: Probed<NvmlFacts> = json(&mut agent(&["gpus"]));
+        assert_eq!((&found.facts.driver, found.problems.as_slice()), (&Fact::Known(None), &[][..]));
+        assert!(matches!(found.facts.in_use(0), GpuUse::Unknown(why) if why.contains("no libnvidia-ml.so.1")));
+    }
 }

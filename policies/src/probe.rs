@@ -27,6 +27,8 @@ pub mod problem {
     pub const UCX_DEVICE_BROKEN: &str = "UcxDeviceBroken";
     /// The NVIDIA driver is there and does not work.
     pub const CUDA_UNUSABLE: &str = "CudaUnusable";
+    /// NVML is there and does not work.
+    pub const NVML_UNUSABLE: &str = "NvmlUnusable";
     /// A GPU claims DMA-BUF and does not export its memory.
     pub const DMA_BUF_BROKEN: &str = "DmaBufBroken";
     /// A NIC refuses GPU memory.

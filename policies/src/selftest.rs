@@ -1,6 +1,7 @@
 //! The self-test's decisions: what two nodes move between them, what they report of it, and how that is judged.
 
 pub mod blame;
+mod gpus;
 pub mod own;
 pub mod plan;
 pub mod publish;
@@ -11,6 +12,7 @@ mod terms;
 mod transfer;
 pub mod verdict;
 
+pub use gpus::{GpuUse, NvmlFacts, NvmlGpu};
 pub use plan::{Gates, Next, Pace, Refusal, Settings, Skip, View};
 pub use size::{ParseSizeError, Size, Sizes};
 pub use status::{

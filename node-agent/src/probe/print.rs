@@ -9,6 +9,7 @@ use anyhow::Context;
 use policies::{
     fabric::Fact,
     probe::{CudaFacts, CudaGpu, UcxDomain, UcxFacts},
+    selftest::{GpuUse, NvmlFacts},
 };
 use serde::Serialize;
 
@@ -84,6 +85,18 @@ fn domain(text: &mut String, domain: &UcxDomain, in_use: &[String]) {
     }
     if let Some(error) = &domain.error {
         let _ = writeln!(text, "  {} {}: {error}", domain.component, domain.name);
+    }
+}
+
+/// What NVML said, and what the self-test makes of it.
+pub(super) fn gpus(facts: &NvmlFacts) -> String {
+    match facts.in_use(0) {
+        GpuUse::NoGpu => "no GPU\n".into(),
+        GpuUse::Idle => {
+            format!("{} GPUs, all idle\n", facts.gpus.known().map_or(0, Vec::len))
+        }
+        GpuUse::Busy(who) => format!("busy: {who}\n"),
+        GpuUse::Unknown(why) => format!("unknown ({why})\n"),
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Gates {
     pub unsettled: bool,
     /// The only RDMA is in software, and no profile in force allows it: there is nothing to prove.
     pub soft_refused: bool,
-    /// Processes that compute on GPUs here, as NVML says: "python3 uses gpu0".
+    /// Who computes on GPUs here, as NVML says: "GPU 0: 2 compute processes, 87 %". `None`: nobody, or it is not known.
     pub gpus_busy: Option<String>,
     /// A session is in progress, as either end.
     pub in_session: bool,
