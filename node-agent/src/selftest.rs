@@ -4,6 +4,7 @@ pub mod bench;
 pub mod child;
 pub mod duty;
 pub mod gate;
+pub mod gpus;
 pub mod members;
 pub mod metrics;
 pub mod session;

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use policies::selftest::{FailureKind, Limits, Memory, Next, Refusal, Report, Role, Said, Skip, Terms, Trigger, plan};
+use policies::selftest::{
+    FailureKind, Gates, Limits, Memory, Next, Refusal, Report, Role, Said, Skip, Terms, Trigger, plan,
+};
 use tokio::time::{sleep, sleep_until};
 
 use super::{
@@ -46,7 +48,7 @@ impl Tester {
     }
 
     /// One look; says when the next is to be taken.
-    async fn step(&self) -> Duration {
+    pub(super) async fn step(&self) -> Duration {
         let Some(own) = self.own() else { return LONGEST };
         let settings = &self.config.settings;
         // The members are not asked for while nothing is due.
@@ -60,8 +62,12 @@ impl Tester {
         let seen = Seen(self.members.of(&own.domain).await);
         self.metrics.members(seen.0.len());
         self.begin(&own, &seen);
-        let (status, pace, gates) = (self.status(), self.pace(), self.gates(&own));
-        let next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
+        let (status, pace, mut gates) = (self.status(), self.pace(), self.gates(&own));
+        let mut next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
+        if matches!(next, Next::Call { .. } | Next::Loopback { .. }) {
+            gates.gpus_busy = self.gpu_use(&own).await.busy().map(str::to_owned);
+            next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
+        }
         match next {
             Next::Wait { until, why } => {
                 if !matches!(why, Skip::NotDue) {
@@ -202,15 +208,24 @@ impl Host for Callee {
         member?.endpoint.map(|(_, certificate)| certificate)
     }
 
-    fn answer(&self, caller: &str, terms: &Terms, secret: &str) -> Result<Answer<Transfer>, (Reason, String)> {
+    async fn answer(&self, caller: &str, terms: &Terms, secret: &str) -> Result<Answer<Transfer>, (Reason, String)> {
         let tester = &self.0;
         let own = tester.own().ok_or((Reason::NotNow, "nothing is known of this node's fabric yet".to_owned()))?;
         let mut gates = tester.gates(&own);
         // This very session.
         gates.in_session = false;
-        let seen = tester.seen();
-        let admitted =
-            seen.with(tester, &own, |view| plan::admit(&tester.config.settings, view, &gates, caller, false));
+        let (settings, seen) = (&tester.config.settings, tester.seen());
+        // What somebody asked of the caller's node is no word on this node's GPUs; what was asked of this one is.
+        let due = plan::due(settings, &tester.config.node, &tester.status(), &gates, now());
+        let requested = due == Ok(Trigger::Requested);
+        let admit =
+            |gates: &Gates| seen.with(tester, &own, |view| plan::admit(settings, view, gates, caller, requested));
+        let mut admitted = admit(&gates);
+        if admitted.is_ok() {
+            // Nobody else has NVML asked.
+            gates.gpus_busy = tester.gpu_use(&own).await.busy().map(str::to_owned);
+            admitted = admit(&gates);
+        }
         admitted.map_err(|refusal| match refusal {
             Refusal::Stranger => (Reason::UnknownNode, format!("{caller} is not of the fabric domain {}", own.domain)),
             Refusal::Off => (Reason::NotNow, "the self-test is off here".into()),

@@ -61,6 +61,13 @@ impl Members {
         Self { client, kept: Mutex::default() }
     }
 
+    /// These, just now.
+    #[cfg(test)]
+    pub(super) fn known_as(domain: &str, list: BTreeMap<String, Member>, client: Client) -> Self {
+        let kept = Kept { domain: domain.into(), list, at: Some(Instant::now()), lookups: None };
+        Self { client, kept: Mutex::new(kept) }
+    }
+
     /// Who is not of this domain is nobody's partner here. What is known of another one is forgotten.
     pub fn belong_to(&self, domain: &str) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,8 +18,8 @@ use policies::{
     report::Announcement,
     select::NodeView,
     selftest::{
-        Against, Gates, Limits, Memory, Op, Order, Pace, Report, Role, SelftestStatus, Settings, Standing, Terms,
-        TransferStatus, View, blame, own, publish,
+        Against, Gates, GpuUse, Limits, Memory, Op, Order, Pace, Report, Role, SelftestStatus, Settings, Standing,
+        Terms, TransferStatus, View, blame, own, publish,
         verdict::{self, Expected, Judgement, Trial},
     },
     verdict::GpuDirectPath,
@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 use super::{
     child::Transfer,
     gate::Gate,
+    gpus::Gpus,
     members::{Member, Members},
     metrics::Metrics,
     session::{Identity, PROTOCOL},
@@ -61,6 +62,7 @@ pub struct Tester {
     pub(super) identity: Identity,
     pub(super) members: Members,
     pub(super) gate: Gate,
+    pub(super) gpus: Gpus,
     pub(super) metrics: Metrics,
     /// Something is to be published.
     pub(crate) news: Notify,
@@ -90,6 +92,8 @@ pub(super) struct Own {
     pub(super) domain: String,
     pub(super) soft: bool,
     gpu_direct: bool,
+    /// The node has GPUs, or it is not known.
+    gpus: bool,
     kernel: Option<Version>,
     rates: BTreeMap<String, f64>,
     ucx: Option<Version>,
@@ -124,6 +128,7 @@ impl Tester {
             identity,
             members,
             gate,
+            gpus: Gpus::nvml(),
             metrics,
             news: Notify::new(),
             wake: Notify::new(),
@@ -182,6 +187,7 @@ impl Tester {
                 survey.verdict.gpu_direct.known(),
                 Some(Some(GpuDirectPath::DmaBuf | GpuDirectPath::Peermem))
             ),
+            gpus: survey.facts.gpus.known().is_none_or(|gpus| !gpus.is_empty()),
             kernel: survey.facts.kernel.known().and_then(|release| release.parse().ok()),
             rates: survey
                 .verdict
@@ -260,12 +266,17 @@ impl Tester {
         Gates {
             unsettled: own.since.elapsed() < settle || !any,
             soft_refused: refused,
-            // NVML is not asked here: whether GPUs compute is unknown, and that is why every buffer is the host's.
+            // Asked of NVML only when a session would begin: a process each time.
             gpus_busy: None,
             in_session: self.gate.is_busy(),
             requested: own.requested.clone(),
             facts: own.facts.clone(),
         }
+    }
+
+    /// Whether anybody computes on this node's GPUs.
+    pub(super) async fn gpu_use(&self, own: &Own) -> GpuUse {
+        if own.gpus { self.gpus.now().await } else { GpuUse::NoGpu }
     }
 
     /// Begins a run where one is due, and draws the verdict anew.
@@ -448,3 +459,6 @@ fn advertised(listening: SocketAddr, node: &Node) -> Option<SocketAddr> {
     let internal = addresses.iter().find(|address| address.type_ == "InternalIP")?;
     Some(SocketAddr::new(internal.address.parse().ok()?, listening.port()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,7 +68,12 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why not.
-    fn answer(&self, caller: &str, terms: &Terms, secret: &str) -> Result<Answer<Self::Child>, (Reason, String)>;
+    fn answer(
+        &self,
+        caller: &str,
+        terms: &Terms,
+        secret: &str,
+    ) -> impl Future<Output = Result<Answer<Self::Child>, (Reason, String)>> + Send;
     /// Returns when a session must end, with the reason.
     fn stop(&self) -> impl Future<Output = String> + Send;
     /// A session is over.
@@ -229,7 +234,7 @@ impl<H: Host> Call<H> {
                 return;
             }
         };
-        let answer = match self.host.answer(&hello.node, &hello.terms, &hello.secret) {
+        let answer = match self.host.answer(&hello.node, &hello.terms, &hello.secret).await {
             Ok(answer) => answer,
             Err((reason, message)) => {
                 self.refusals.add(reason, from, &message);

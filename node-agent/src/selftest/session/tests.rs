@@ -141,7 +141,7 @@ impl Host for Target {
         self.known.lock().unwrap().get(node).copied()
     }
 
-    fn answer(&self, _: &str, terms: &Terms, secret: &str) -> Result<Answer<Scripted>, (Reason, String)> {
+    async fn answer(&self, _: &str, terms: &Terms, secret: &str) -> Result<Answer<Scripted>, (Reason, String)> {
         let own = Limits { buffer_bytes: 1 << 20, deadline_seconds: 3.0, stall_seconds: 1.0, ..Limits::default() };
         let terms = terms.within(&own).map_err(|error| (Reason::Terms, error.to_string()))?;
         assert_eq!(secret.len(), 32);
