@@ -15,9 +15,11 @@ use crate::{names::DOMAIN, select::NodeView};
 
 /// A label with more values than this tells nodes apart rather than kinds.
 const MAX_VALUES: usize = 32;
+/// The same once there are many kinds: each is some kilobytes, and one node's until it is known what it does not share.
+const FEW_VALUES: usize = 8;
 /// Keys of labels to know the values of. A cluster with more starts to learn anew.
 const MAX_KEYS: usize = 4096;
-/// Kinds to keep before looking for those that no node is of any more.
+/// As many kinds are few: fewer are not looked through for those that no node is of any more.
 const MIN_KINDS: usize = 64;
 
 /// A node, as one of its kind.
@@ -76,10 +78,11 @@ impl Pool {
             self.keys.insert(key.into(), BTreeSet::from([value.into()]));
             return None;
         };
-        if values.len() <= MAX_VALUES && !values.contains(value) {
+        let limit = if self.kinds.len() > MIN_KINDS { FEW_VALUES } else { MAX_VALUES };
+        if values.len() <= limit && !values.contains(value) {
             values.insert(value.into());
         }
-        let many = values.len() > MAX_VALUES;
+        let many = values.len() > limit;
         many.then(|| self.keys.get_key_value(key).map(|(key, _)| key.clone())).flatten()
     }
 
