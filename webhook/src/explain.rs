@@ -152,8 +152,12 @@ fn objects(file: &Path) -> anyhow::Result<Vec<Value>> {
     } else {
         fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?
     };
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&text).with_context(|| format!("{}: not YAML or JSON", file.display()))?;
+    // `kubectl get nodes -o json` of a large cluster is beyond what the YAML reader takes.
+    let documents: Vec<Value> = match serde_json::from_str(&text) {
+        Ok(document) => vec![document],
+        Err(_) => serde_saphyr::from_multiple(&text)
+            .with_context(|| format!("{}: not YAML or JSON, or too large for YAML: try `-o json`", file.display()))?,
+    };
     let lists = documents.into_iter().filter(|document| !document.is_null());
     Ok(lists
         .flat_map(|document| match document["items"].as_array() {
