@@ -1,7 +1,7 @@
 //! The self-test's decisions: what two nodes move between them, what they report of it, and how that is judged.
 
 pub mod blame;
-mod gpus;
+pub mod gpus;
 pub mod own;
 pub mod plan;
 pub mod publish;

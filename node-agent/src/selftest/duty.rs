@@ -1,12 +1,15 @@
 //! The loop that tests: asks what is due, calls, transfers, judges; and what it answers when it is called.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use policies::selftest::{
-    FailureKind, Gates, Limits, Memory, Next, Refusal, Report, Role, Said, Skip, Terms, Trigger, plan,
+    FailureKind, Gates, GpuUse, Limits, Memory, Next, Refusal, Report, Role, Said, Skip, Terms, Trigger, plan,
 };
 use tokio::time::{sleep, sleep_until};
 
@@ -63,9 +66,11 @@ impl Tester {
         self.metrics.members(seen.0.len());
         self.begin(&own, &seen);
         let (status, pace, mut gates) = (self.status(), self.pace(), self.gates(&own));
+        let mut gpu_use = GpuUse::NoGpu;
         let mut next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
         if matches!(next, Next::Call { .. } | Next::Loopback { .. }) {
-            gates.gpus_busy = self.gpu_use(&own).await.busy().map(str::to_owned);
+            gpu_use = self.gpu_use(&own).await;
+            gates.gpus_busy = gpu_use.busy().map(str::to_owned);
             next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
         }
         match next {
@@ -81,46 +86,56 @@ impl Tester {
             }
             Next::Call { partner, trigger, slot } => {
                 self.paced(|pace| pace.called(slot));
-                self.call(&own, &seen, &partner, trigger).await;
+                self.call(&own, &seen, (&partner, trigger), &gpu_use).await;
                 SHORTEST
             }
         }
     }
 
-    async fn call(&self, own: &Own, seen: &Seen, partner: &str, trigger: Trigger) {
+    async fn call(&self, own: &Own, seen: &Seen, whom: (&str, Trigger), gpu_use: &GpuUse) {
         let Ok(_session) = self.gate.enter() else { return };
         for profile in self.to_try(own) {
-            if !self.call_under(own, seen, partner, &profile, trigger).await {
+            if !self.call_under(own, seen, whom, &profile, gpu_use).await {
                 return;
             }
         }
     }
 
     /// One session; says whether it took place.
-    async fn call_under(&self, own: &Own, seen: &Seen, partner: &str, profile: &str, trigger: Trigger) -> bool {
+    async fn call_under(
+        &self,
+        own: &Own,
+        seen: &Seen,
+        (partner, trigger): (&str, Trigger),
+        profile: &str,
+        gpu_use: &GpuUse,
+    ) -> bool {
         let Some((address, certificate)) = seen.0.get(partner).and_then(|member| member.endpoint) else {
             return false;
         };
         let dial = Dial { me: self.config.node.clone(), to: partner.into(), address, certificate };
-        let terms = self.terms(profile);
+        let gpu = self.gpu(own, profile, gpu_use);
+        let terms = self.terms(profile, gpu.as_ref().map_or(Memory::Host, |gpu| Memory::Cuda(*gpu)));
         self.gate.until(Duration::from_secs_f64(terms.limits.deadline_seconds));
+        let watched = AtomicBool::new(false);
         let start = |terms: &Terms, secret: &str| {
-            let order = self.order(own, terms, Role::Initiator, secret);
+            let (memory, _) = terms.own_memory(&gpu);
+            // Who was asked to test does not mind.
+            watched.store(memory != Memory::Host && trigger != Trigger::Requested, Ordering::Relaxed);
+            let order = self.order(own, terms, Role::Initiator, secret, memory);
             order
                 .map(|order| self.start(order))
                 .ok_or_else(|| format!("this node does not qualify for {profile} any more"))
         };
         tracing::debug!(partner, profile, ?trigger, "self-test call");
-        match call(&self.identity, &dial, &terms, start, std::future::pending()).await {
+        match call(&self.identity, &dial, &terms, start, self.until_busy(&watched)).await {
             Ok(called) => {
                 self.metrics.called("met");
                 self.paced(plan::Pace::met);
                 let report = &called.reports.own;
-                self.judge(
-                    own,
-                    seen,
-                    &Done { partner, role: "initiator", terms: &called.terms, report, theirs: false },
-                );
+                let (_, why_host) = called.terms.own_memory(&gpu);
+                let done = Done { partner, role: "initiator", terms: &called.terms, report, why_host, theirs: false };
+                self.judge(own, seen, &done);
                 true
             }
             Err(error) => {
@@ -152,19 +167,32 @@ impl Tester {
         }
     }
 
+    /// Returns when somebody computes on the GPUs while the session's child has memory of one.
+    async fn until_busy(&self, watched: &AtomicBool) -> String {
+        // First asked when the session is under way.
+        if !watched.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        format!("GPUs compute here: {}", self.gpus.until_busy(1).await)
+    }
+
     /// Both ends here: through the NIC and back.
     async fn loopback(&self, own: &Own, seen: &Seen, trigger: Trigger) {
         let Ok(_session) = self.gate.enter() else { return };
         for profile in self.to_try(own) {
-            let terms = self.terms(&profile);
+            // Memory of a GPU would go from one process to the other inside it, by cuda_ipc.
+            let why_host = Some("a loopback of GPU memory would not leave the GPU".to_owned());
+            let terms = self.terms(&profile, Memory::Host);
             self.gate.until(Duration::from_secs_f64(terms.limits.deadline_seconds));
             let Ok(secret) = super::session::random_hex() else { return };
-            let orders = [Role::Initiator, Role::Target].map(|role| self.order(own, &terms, role, &secret));
+            let orders =
+                [Role::Initiator, Role::Target].map(|role| self.order(own, &terms, role, &secret, Memory::Host));
             let [Some(one), Some(other)] = orders else { return };
             tracing::debug!(profile, ?trigger, "self-test loopback");
             let report = both(self.start(one), self.start(other), &terms.limits).await;
             let partner = self.config.node.as_str();
-            self.judge(own, seen, &Done { partner, role: "loopback", terms: &terms, report: &report, theirs: false });
+            let done = Done { partner, role: "loopback", terms: &terms, report: &report, why_host, theirs: false };
+            self.judge(own, seen, &done);
         }
     }
 }
@@ -216,14 +244,15 @@ impl Host for Callee {
         gates.in_session = false;
         let (settings, seen) = (&tester.config.settings, tester.seen());
         // What somebody asked of the caller's node is no word on this node's GPUs; what was asked of this one is.
-        let due = plan::due(settings, &tester.config.node, &tester.status(), &gates, now());
-        let requested = due == Ok(Trigger::Requested);
+        let requested = tester.is_requested(&gates);
         let admit =
             |gates: &Gates| seen.with(tester, &own, |view| plan::admit(settings, view, gates, caller, requested));
         let mut admitted = admit(&gates);
+        let mut gpu_use = GpuUse::NoGpu;
         if admitted.is_ok() {
             // Nobody else has NVML asked.
-            gates.gpus_busy = tester.gpu_use(&own).await.busy().map(str::to_owned);
+            gpu_use = tester.gpu_use(&own).await;
+            gates.gpus_busy = gpu_use.busy().map(str::to_owned);
             admitted = admit(&gates);
         }
         admitted.map_err(|refusal| match refusal {
@@ -234,15 +263,19 @@ impl Host for Callee {
             Refusal::GpusBusy(who) => (Reason::NotNow, format!("GPUs compute here: {who}")),
         })?;
         let terms = terms.within(&tester.config.limits).map_err(|error| (Reason::Terms, error.to_string()))?;
-        let terms = Terms { memory: Memory::Host, ..terms };
-        let order = tester.order(&own, &terms, Role::Target, secret).ok_or_else(|| {
+        let (memory, why_host) = terms.own_memory(&tester.gpu(&own, &terms.profile, &gpu_use));
+        let terms = Terms { memory, ..terms };
+        tester.lends(why_host);
+        let order = tester.order(&own, &terms, Role::Target, secret, memory).ok_or_else(|| {
             (Reason::Terms, format!("this node does not qualify for the profile {:?}", terms.profile))
         })?;
         Ok(Answer { child: tester.start(order), terms })
     }
 
-    async fn stop(&self) -> String {
-        std::future::pending().await
+    async fn stop(&self, terms: &Terms) -> String {
+        let tester = &self.0;
+        let requested = tester.own().is_some_and(|own| tester.is_requested(&tester.gates(&own)));
+        tester.until_busy(&AtomicBool::new(terms.memory != Memory::Host && !requested)).await
     }
 
     async fn served(&self, session: Served) {
@@ -261,12 +294,21 @@ impl Host for Callee {
             Some(peers) if !mine => (peers, true),
             _ => (&reports.own, false),
         };
-        tester.judge(&own, &seen, &Done { partner: &from, role: "target", terms: &terms, report, theirs });
+        tester.judge(
+            &own,
+            &seen,
+            &Done { partner: &from, role: "target", terms: &terms, report, why_host: tester.lent(), theirs },
+        );
         tester.wake.notify_one();
     }
 }
 
 impl Tester {
+    /// Whether somebody asked for the run that is due on this node.
+    fn is_requested(&self, gates: &Gates) -> bool {
+        plan::due(&self.config.settings, &self.config.node, &self.status(), gates, now()) == Ok(Trigger::Requested)
+    }
+
     /// The members as they were last seen, without a request.
     fn seen(&self) -> Seen {
         Seen(self.members.last())

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use policies::{
     select::NodeView,
     selftest::{
         Against, Gates, GpuUse, Limits, Memory, Op, Order, Pace, Report, Role, SelftestStatus, Settings, Standing,
-        Terms, TransferStatus, View, blame, own, publish,
+        Terms, TransferStatus, View, blame, gpus, own, publish,
         verdict::{self, Expected, Judgement, Trial},
     },
     verdict::GpuDirectPath,
@@ -83,6 +83,8 @@ struct State {
     labelled: Option<Standing>,
     pace: Pace,
     trials: Vec<Trial>,
+    /// Why the buffer that was lent last is the host's.
+    lent_host: Option<String>,
 }
 
 /// What the last survey says, as far as a self-test goes by it.
@@ -94,6 +96,8 @@ pub(super) struct Own {
     gpu_direct: bool,
     /// The node has GPUs, or it is not known.
     gpus: bool,
+    /// The GPU whose memory would be moved, by CUDA's ordinal, or why there is none.
+    gpu: Result<u32, String>,
     kernel: Option<Version>,
     rates: BTreeMap<String, f64>,
     ucx: Option<Version>,
@@ -163,11 +167,19 @@ impl Tester {
             ..NodeView::default()
         };
         let name = |device: &str, port: u32| format!("{device}:{port}");
-        let ports: Vec<String> = survey
+        let (cuda, all_ucx) = (&survey.probes.cuda, &survey.probes.ucx);
+        let gpu = gpus::nearest(
+            &rails.gpus,
+            cuda.as_ref().map(|probed| &probed.facts),
+            all_ucx.as_ref().map(|probed| &probed.facts),
+        );
+        let mut ports: Vec<String> = survey
             .verdict
             .compute_ports()
             .map(|port| format!("{} {:?}", name(&port.device, port.port), port.gid.and_then(|gid| gid.index)))
             .collect();
+        // CUDA is asked after the first survey: what host memory proved until then is not all.
+        ports.extend(gpu.as_ref().ok().map(|gpu| Memory::Cuda(*gpu).to_string()));
         let ucx = survey.probes.ucx.as_ref().and_then(|ucx| ucx.facts.library.known()?.as_ref());
         let facts = own::fingerprint(&view, &ports);
         let requested = node.metadata.annotations.as_ref().and_then(|all| all.get(annotation::SELFTEST_REQUESTED));
@@ -188,6 +200,7 @@ impl Tester {
                 Some(Some(GpuDirectPath::DmaBuf | GpuDirectPath::Peermem))
             ),
             gpus: survey.facts.gpus.known().is_none_or(|gpus| !gpus.is_empty()),
+            gpu,
             kernel: survey.facts.kernel.known().and_then(|release| release.parse().ok()),
             rates: survey
                 .verdict
@@ -368,11 +381,29 @@ impl Tester {
         names.filter(|(place, name)| *place == 0 || !tried(name)).map(|(_, name)| name).collect()
     }
 
+    /// The GPU whose memory this node moves under a profile, or why it is host memory.
+    pub(super) fn gpu(&self, own: &Own, profile: &str, gpu_use: &GpuUse) -> Result<u32, String> {
+        let candidates = own::candidates(&self.profiles, &own.view);
+        let found = candidates.into_iter().find(|found| found.profile.metadata.name == profile);
+        let found = found.ok_or_else(|| format!("this node does not qualify for {profile}"))?;
+        let env = own::environment(found, &own.view, own.ucx);
+        gpus::buffer(gpu_use, &own.gpu, own.gpu_direct, found.profile, &env)
+    }
+
+    /// Remembers why the buffer of the session that begins is the host's, until [`Self::lent`] asks.
+    pub(super) fn lends(&self, host: Option<String>) {
+        self.state().lent_host = host;
+    }
+
+    pub(super) fn lent(&self) -> Option<String> {
+        self.state().lent_host.take()
+    }
+
     /// What this node proposes.
-    pub(super) fn terms(&self, profile: &str) -> Terms {
+    pub(super) fn terms(&self, profile: &str, memory: Memory) -> Terms {
         Terms {
             profile: profile.into(),
-            memory: Memory::Host,
+            memory,
             ops: OPS.to_vec(),
             sizes: self.config.sizes.clone(),
             limits: self.config.limits,
@@ -380,14 +411,18 @@ impl Tester {
     }
 
     /// The order for one side here; `None` where this node does not qualify for the profile.
-    pub(super) fn order(&self, own: &Own, terms: &Terms, role: Role, secret: &str) -> Option<Order> {
+    pub(super) fn order(&self, own: &Own, terms: &Terms, role: Role, secret: &str, memory: Memory) -> Option<Order> {
         let candidates = own::candidates(&self.profiles, &own.view);
         let found = candidates.into_iter().find(|found| found.profile.metadata.name == terms.profile)?;
         let env = own::environment(found, &own.view, own.ucx);
-        Some(terms.order(role, secret, Memory::Host, env))
+        Some(terms.order(role, secret, memory, env))
     }
 
     pub(super) fn start(&self, order: Order) -> Transfer {
+        if cfg!(test) {
+            // This program is the tests then, not the agent.
+            return Transfer::start_with(Path::new("/bin/true"), order, &self.config.ucx_folders);
+        }
         Transfer::start(order, &self.config.ucx_folders)
     }
 }
@@ -413,6 +448,8 @@ pub(super) struct Done<'a> {
     pub(super) role: &'static str,
     pub(super) terms: &'a Terms,
     pub(super) report: &'a Report,
+    /// Why this node's buffer was the host's.
+    pub(super) why_host: Option<String>,
     /// The report is the partner's.
     pub(super) theirs: bool,
 }
@@ -438,6 +475,7 @@ fn result(judgement: &Judgement, done: &Done<'_>) -> TransferStatus {
         transport: transport.as_deref().map(plain),
         local_memory,
         remote_memory,
+        host_memory_reason: done.why_host.as_deref().map(plain),
         integrity: *integrity,
         ucx: plain(&ucx),
         peer_ucx: plain(&peer_ucx),

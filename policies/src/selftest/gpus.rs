@@ -1,8 +1,15 @@
-//! Whether anybody computes on a node's GPUs, from what NVML says of each.
+//! Whether anybody computes on a node's GPUs, from what NVML says of each; and whether a self-test's buffer lies on one, and on which.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fabric::{Fact, Problem};
+use crate::{
+    fabric::{DistanceLevel, Fact, Problem},
+    probe::{CudaFacts, UcxFacts},
+    profile::TransportProfile,
+    rails::GpuRails,
+};
 
 /// Utilisation in percent from which a GPU is busy: monitoring alone shows one or two.
 const BUSY_PERCENT: u32 = 10;
@@ -52,6 +59,65 @@ impl GpuUse {
             Self::Busy(who) => Some(who),
             Self::NoGpu | Self::Idle | Self::Unknown(_) => None,
         }
+    }
+}
+
+/// The GPU that is nearest to a NIC, by CUDA's ordinal: of several, and where distances mean nothing, the first.
+///
+/// # Errors
+/// Why memory of none can be moved.
+pub fn nearest(rails: &[GpuRails], cuda: Option<&CudaFacts>, ucx: Option<&UcxFacts>) -> Result<u32, String> {
+    let cuda = cuda.ok_or("CUDA has not been asked here")?;
+    let gpus = match (&cuda.driver, &cuda.gpus) {
+        (Fact::Known(None), _) => return Err("there is no CUDA driver here".into()),
+        (_, Fact::Unknown(why)) => return Err(format!("CUDA does not answer: {why}")),
+        (_, Fact::Known(gpus)) => gpus,
+    };
+    match &ucx.ok_or("UCX has not been asked here")?.memory_types {
+        Fact::Known(types) if types.iter().any(|name| name == "cuda") => {}
+        Fact::Known(_) => return Err("this UCX does not move memory of a GPU: it lacks its CUDA modules".into()),
+        Fact::Unknown(why) => return Err(format!("which memory UCX moves is not known: {why}")),
+    }
+    let level = |pci: &Fact<String>| -> DistanceLevel {
+        let found = pci.known().and_then(|pci| rails.iter().find(|near| near.gpu == *pci));
+        found.and_then(|near| near.level).unwrap_or(DistanceLevel::Sys)
+    };
+    let ordinals = (0_u32..).zip(gpus);
+    let nearest = ordinals.min_by_key(|(_, gpu)| level(&gpu.pci)).map(|(ordinal, _)| ordinal);
+    nearest.ok_or_else(|| "CUDA shows no GPU".into())
+}
+
+/// The GPU whose memory a transfer under a profile is to move.
+///
+/// Only where the profile promises GPUDirect. Without it GPU memory goes by way of the host's: the figure would be that of the copies,
+/// and a good link would be called slow.
+///
+/// # Errors
+/// Why it is host memory instead.
+pub fn buffer(
+    gpu_use: &GpuUse,
+    nearest: &Result<u32, String>,
+    gpu_direct: bool,
+    profile: &TransportProfile,
+    env: &BTreeMap<String, String>,
+) -> Result<u32, String> {
+    let name = &profile.metadata.name;
+    if *gpu_use == GpuUse::NoGpu {
+        return Err("the node has no GPU".into());
+    }
+    if profile.spec.when.gpu_direct != Some(true) || !gpu_direct {
+        return Err(format!("without GPUDirect ({name}) memory of a GPU goes by way of the host's"));
+    }
+    let taken = |list: &String| {
+        list.starts_with('^') || list.split(',').any(|name| matches!(name.trim(), "all" | "cuda" | "cuda_copy"))
+    };
+    if !env.get("UCX_TLS").is_none_or(taken) {
+        return Err(format!("UCX_TLS of {name} leaves out cuda_copy, without which UCX does not know memory of a GPU"));
+    }
+    match gpu_use {
+        GpuUse::Busy(who) => Err(format!("GPUs compute here: {who}")),
+        GpuUse::Unknown(why) => Err(format!("whether the GPUs are idle is not known: {why}")),
+        GpuUse::NoGpu | GpuUse::Idle => nearest.clone(),
     }
 }
 
@@ -146,6 +212,59 @@ mod tests {
         assert_eq!(who(vec![gpu(1, 0, 3)]).as_deref(), Some("GPU 0: 1 compute process, 0 %, 3 MiB"));
         // Processes of another PID namespace are not listed.
         assert!(who(vec![gpu(0, 10, 3)]).is_some() && who(vec![gpu(0, 0, 1025)]).is_some());
+    }
+
+    fn cuda(addresses: &[&str]) -> CudaFacts {
+        let gpus = addresses
+            .iter()
+            .map(|pci| crate::probe::CudaGpu { pci: Fact::Known((*pci).into()), ..crate::probe::CudaGpu::default() });
+        CudaFacts { driver: Fact::Known(Some(crate::probe::CudaDriver::default())), gpus: Fact::Known(gpus.collect()) }
+    }
+
+    fn ucx(types: &[&str]) -> UcxFacts {
+        UcxFacts { memory_types: Fact::Known(types.iter().map(|&name| name.into()).collect()), ..UcxFacts::default() }
+    }
+
+    #[test]
+    fn the_gpu_nearest_to_a_nic_is_taken_by_cudas_ordinal() {
+        let rail = |gpu: &str, level| GpuRails { gpu: gpu.into(), level: Some(level), ports: vec!["mlx5_0:1".into()] };
+        let rails = [rail("0000:1b:00.0", DistanceLevel::Sys), rail("0000:9c:00.0", DistanceLevel::Pix)];
+        let (both, moves) = (cuda(&["0000:1b:00.0", "0000:9c:00.0"]), ucx(&["host", "cuda"]));
+        assert_eq!(nearest(&rails, Some(&both), Some(&moves)), Ok(1));
+        assert_eq!(nearest(&rails, Some(&cuda(&["0000:9c:00.0", "0000:1b:00.0"])), Some(&moves)), Ok(0));
+        assert_eq!(nearest(&[], Some(&both), Some(&moves)), Ok(0));
+        let why = |cuda: Option<&CudaFacts>, ucx: Option<&UcxFacts>| nearest(&rails, cuda, ucx).unwrap_err();
+        let none = CudaFacts { driver: Fact::Known(None), ..CudaFacts::default() };
+        assert_eq!(why(None, Some(&moves)), "CUDA has not been asked here");
+        assert_eq!(why(Some(&none), Some(&moves)), "there is no CUDA driver here");
+        assert_eq!(why(Some(&cuda(&[])), Some(&moves)), "CUDA shows no GPU");
+        assert!(why(Some(&CudaFacts::default()), Some(&moves)).starts_with("CUDA does not answer"));
+        assert!(why(Some(&both), Some(&ucx(&["host"]))).contains("lacks its CUDA modules"));
+        assert!(why(Some(&both), Some(&UcxFacts::default())).contains("not known"));
+        assert_eq!(why(Some(&both), None), "UCX has not been asked here");
+    }
+
+    #[test]
+    fn a_buffer_is_on_a_gpu_where_gpudirect_is_promised_and_nobody_computes() {
+        let profiles = crate::profile::Profiles::embedded().unwrap();
+        let named = |name: &str| profiles.iter().find(|profile| profile.metadata.name == name).unwrap().clone();
+        let (direct, staged) = (named("roce-gpudirect"), named("rdma-host-staged"));
+        let env = |list: &str| BTreeMap::from([("UCX_TLS".to_owned(), list.to_owned())]);
+        let (empty, gpu) = (BTreeMap::new(), Ok(3));
+        assert_eq!(buffer(&GpuUse::Idle, &gpu, true, &direct, &empty), Ok(3));
+        for list in ["rc,cuda_copy", "all", "^sm", "rc, cuda"] {
+            assert_eq!(buffer(&GpuUse::Idle, &gpu, true, &direct, &env(list)), Ok(3), "{list}");
+        }
+        let why = |used: GpuUse, gpu_direct, profile, env| buffer(&used, &gpu, gpu_direct, profile, env).unwrap_err();
+        let short = env("rc,sm");
+        assert!(why(GpuUse::Idle, true, &direct, &short).contains("leaves out cuda_copy"));
+        assert_eq!(why(GpuUse::NoGpu, true, &direct, &empty), "the node has no GPU");
+        assert!(why(GpuUse::Idle, false, &direct, &empty).starts_with("without GPUDirect (roce-gpudirect)"));
+        assert!(why(GpuUse::Idle, true, &staged, &empty).starts_with("without GPUDirect (rdma-host-staged)"));
+        assert_eq!(why(GpuUse::Busy("GPU 0: 87 %".into()), true, &direct, &empty), "GPUs compute here: GPU 0: 87 %");
+        assert!(why(GpuUse::Unknown("no NVML".into()), true, &direct, &empty).ends_with("not known: no NVML"));
+        let none = Err("CUDA shows no GPU".to_owned());
+        assert_eq!(buffer(&GpuUse::Idle, &none, true, &direct, &empty), none);
     }
 
     #[test]

@@ -169,6 +169,9 @@ pub struct TransferStatus {
     pub local_memory: String,
     /// Memory there.
     pub remote_memory: String,
+    /// Why memory here was the host's, one sentence; absent where it was a GPU's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_memory_reason: Option<String>,
     /// Whether every byte arrived.
     pub integrity: Integrity,
     /// UCX here.

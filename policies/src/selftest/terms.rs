@@ -22,7 +22,8 @@ const LARGEST: u64 = 128 << 20;
 pub struct Terms {
     /// Profile under whose environment both sides run.
     pub profile: String,
-    /// Where the called side's buffer lies.
+    /// Where the buffer of the side that says it lies: in a proposal the caller's, in an answer the called side's. A GPU's is taken
+    /// only where both have it.
     pub memory: Memory,
     /// What is measured.
     pub ops: Vec<Op>,
@@ -79,13 +80,16 @@ impl Terms {
         Ok(Self { sizes, limits, ..self.clone() })
     }
 
-    /// Whether an answer to these terms only narrows them. The called side's memory is its own choice.
+    /// Whether an answer to these terms only narrows them. Which GPU the called side takes is its own choice.
     ///
     /// # Errors
     /// What it widens.
     pub fn narrowed_to(&self, answer: &Self) -> Result<(), TermsError> {
         if answer.profile != self.profile {
             return Err(TermsError::Widened("another profile"));
+        }
+        if self.memory == Memory::Host && answer.memory != Memory::Host {
+            return Err(TermsError::Widened("memory of a GPU"));
         }
         if answer.ops != self.ops {
             return Err(TermsError::Widened("other operations"));
@@ -95,6 +99,16 @@ impl Terms {
         }
         let narrower = narrower(&answer.limits, &self.limits)? == answer.limits;
         narrower.then_some(()).ok_or(TermsError::Widened("wider limits"))
+    }
+
+    /// Where this side's buffer lies when these are the other side's terms, and why it is the host's where it is. `own`: the GPU that
+    /// it could be on, or why it could be on none.
+    pub fn own_memory(&self, own: &Result<u32, String>) -> (Memory, Option<String>) {
+        match (own, self.memory) {
+            (Ok(gpu), Memory::Cuda(_)) => (Memory::Cuda(*gpu), None),
+            (Ok(_), Memory::Host) => (Memory::Host, Some("the other side has host memory".into())),
+            (Err(why), _) => (Memory::Host, Some(why.clone())),
+        }
     }
 
     /// The order for this side's child.
@@ -171,6 +185,18 @@ mod tests {
         }
         let huge = Terms { sizes: vec![u64::MAX, 0], ..terms() };
         assert_eq!(huge.within(&own), Err(TermsError::TooLarge(128 << 20)));
+    }
+
+    #[test]
+    fn a_gpus_memory_is_taken_where_both_sides_have_it() {
+        let gpu = Terms { memory: Memory::Cuda(3), ..terms() };
+        assert_eq!(gpu.own_memory(&Ok(1)), (Memory::Cuda(1), None));
+        assert_eq!(terms().own_memory(&Ok(1)), (Memory::Host, Some("the other side has host memory".into())));
+        let why = Err("the node has no GPU".to_owned());
+        assert_eq!(gpu.own_memory(&why), (Memory::Host, Some("the node has no GPU".into())));
+        assert_eq!(gpu.narrowed_to(&terms()), Ok(()), "the called side may have none");
+        assert_eq!(gpu.narrowed_to(&Terms { memory: Memory::Cuda(0), ..terms() }), Ok(()));
+        assert_eq!(terms().narrowed_to(&gpu), Err(TermsError::Widened("memory of a GPU")));
     }
 
     #[test]

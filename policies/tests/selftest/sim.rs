@@ -354,6 +354,7 @@ fn transfer(partner: String, failed: bool, now: f64) -> TransferStatus {
         transport: Some("rc_mlx5/mlx5_0:1".into()),
         local_memory: "host".into(),
         remote_memory: "host".into(),
+        host_memory_reason: None,
         integrity: Integrity::Ok,
         ucx: "1.22.0".into(),
         peer_ucx: "1.22.0".into(),

@@ -74,8 +74,8 @@ pub trait Host: Send + Sync + 'static {
         terms: &Terms,
         secret: &str,
     ) -> impl Future<Output = Result<Answer<Self::Child>, (Reason, String)>> + Send;
-    /// Returns when a session must end, with the reason.
-    fn stop(&self) -> impl Future<Output = String> + Send;
+    /// Returns when a session on these terms must end, with the reason.
+    fn stop(&self, terms: &Terms) -> impl Future<Output = String> + Send;
     /// A session is over.
     fn served(&self, session: Served) -> impl Future<Output = ()> + Send;
 }
@@ -247,7 +247,7 @@ impl<H: Host> Call<H> {
         if channel.send(&Message::Accepted(terms.clone())).await.is_err() {
             return;
         }
-        if let Ok(reports) = relay(channel, child, &terms.limits, self.host.stop()).await {
+        if let Ok(reports) = relay(channel, child, &terms.limits, self.host.stop(&terms)).await {
             self.host.served(Served { from: hello.node, terms, reports }).await;
         }
     }

@@ -149,7 +149,7 @@ impl Host for Target {
         Ok(Answer { terms, child })
     }
 
-    async fn stop(&self) -> String {
+    async fn stop(&self, _: &Terms) -> String {
         let _ = self.stop.clone().wait_for(|stop| *stop).await;
         "python3 began to use gpu0".into()
     }

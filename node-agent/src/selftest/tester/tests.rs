@@ -49,6 +49,7 @@ fn tester(partners: &[&str], processes: Option<u32>) -> (Arc<Tester>, Arc<Atomic
         soft: false,
         gpu_direct: false,
         gpus: true,
+        gpu: Ok(1),
         kernel: None,
         rates: BTreeMap::new(),
         ucx: None,
@@ -72,7 +73,7 @@ fn change(tester: &Tester, change: impl FnOnce(&mut Own)) {
 
 /// What a partner hears who calls for a profile that there is not: whoever gets that far is let in.
 async fn refused(tester: &Arc<Tester>, caller: &str) -> (Reason, String) {
-    let terms = tester.terms("no-such-profile");
+    let terms = tester.terms("no-such-profile", Memory::Host);
     Callee(Arc::clone(tester)).answer(caller, &terms, "00").await.err().unwrap()
 }
 
@@ -116,4 +117,46 @@ async fn a_node_with_busy_gpus_tests_nothing_and_asks_again_later() {
     assert!((Duration::from_secs(55)..=Duration::from_mins(1)).contains(&wait), "{wait:?}");
     assert_eq!((asked.load(Ordering::SeqCst), tester.status().last), (1, None));
     assert!(!tester.gate.is_busy());
+}
+
+/// `me` with RoCE and GPUDirect.
+fn gpu_direct(own: &mut Own) {
+    let labels = [(label::FABRIC, "roce"), (label::GPUDIRECT, "dmabuf"), (label::PROFILE, "roce-gpudirect")];
+    own.view.labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    own.gpu_direct = true;
+}
+
+#[tokio::test]
+async fn a_buffer_is_on_the_gpu_where_both_have_one_and_a_reason_goes_with_the_hosts() {
+    let (tester, _) = tester(&["a"], Some(0));
+    change(&tester, gpu_direct);
+    let callee = Callee(Arc::clone(&tester));
+    let secret = "0123456789abcdef0123456789abcdef";
+    let answered = callee.answer("a", &tester.terms("roce-gpudirect", Memory::Cuda(7)), secret).await.unwrap();
+    assert_eq!((answered.terms.memory, tester.lent()), (Memory::Cuda(1), None), "its own GPU, not the caller's");
+    let answered = callee.answer("a", &tester.terms("roce-gpudirect", Memory::Host), secret).await.unwrap();
+    assert_eq!(answered.terms.memory, Memory::Host);
+    assert_eq!(tester.lent().as_deref(), Some("the other side has host memory"));
+    change(&tester, |own| own.gpu = Err("there is no CUDA driver here".into()));
+    let answered = callee.answer("a", &tester.terms("roce-gpudirect", Memory::Cuda(7)), secret).await.unwrap();
+    assert_eq!(answered.terms.memory, Memory::Host);
+    assert_eq!(tester.lent().as_deref(), Some("there is no CUDA driver here"));
+}
+
+#[tokio::test]
+async fn a_session_with_gpu_memory_ends_when_somebody_computes_and_another_does_not() {
+    // Two processes: the session's child and somebody's.
+    let (tester, asked) = tester(&["a"], Some(2));
+    change(&tester, gpu_direct);
+    let callee = Callee(Arc::clone(&tester));
+    let soon = Duration::from_secs(4);
+    let stop = |memory| {
+        let (callee, terms) = (&callee, tester.terms("roce-gpudirect", memory));
+        async move { tokio::time::timeout(soon, callee.stop(&terms)).await }
+    };
+    let why = stop(Memory::Cuda(0)).await.unwrap();
+    assert_eq!(why, "GPUs compute here: GPU 0: 2 compute processes, 0 %, 0 MiB");
+    let before = asked.load(Ordering::SeqCst);
+    assert!(stop(Memory::Host).await.is_err());
+    assert_eq!(asked.load(Ordering::SeqCst), before, "nobody is asked for host memory");
 }

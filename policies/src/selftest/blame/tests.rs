@@ -47,6 +47,7 @@ impl Case {
             transport: Some("rc_mlx5/mlx5_0:1".into()),
             local_memory: "host".into(),
             remote_memory: "host".into(),
+            host_memory_reason: None,
             integrity: Integrity::Ok,
             ucx: String::new(),
             peer_ucx: String::new(),
