@@ -239,6 +239,9 @@ pub struct RunArgs {
 #[command(next_help_heading = "Self-test")]
 pub struct SelftestArgs {
     /// Move data to other nodes and back, and publish what came of it. It listens for other agents, which prove who they are.
+    ///
+    /// A person asks for a test by another value of the Node's annotation railbind.dev/selftest-requested; it is seen at the next
+    /// survey, after --period at the latest. A node whose GPUs compute is tested only when it is asked for, and then in host memory.
     #[arg(long, default_value = "off", action = clap::ArgAction::Set, value_name = "on|off", value_parser = on_off)]
     pub selftest: bool,
     /// Address for other agents; on all addresses (0.0.0.0) they are told the Node's InternalIP.

@@ -35,6 +35,9 @@ const BORDER: u32 = 19;
 /// What bounds the deadline itself.
 const LONGEST: Duration = Duration::from_hours(24);
 
+/// This program. Not its path: an upgrade may have replaced the file, and the child must be of the same build.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
+
 /// A transfer that one child makes.
 ///
 /// Nothing here fails: whatever ends it, [`Self::next`] gives a [`Said::Report`], the last that it gives. Dropping it ends the child,
@@ -79,8 +82,7 @@ enum Happened {
 impl Transfer {
     /// Starts a child of this program for the order. `ucx_folders`: where UCX is taken from; none: where the loader would.
     pub fn start(order: Order, ucx_folders: &[PathBuf]) -> Self {
-        // Not its path: an upgrade may have replaced the file, and the child must be of the same build.
-        Self::start_with(Path::new("/proc/self/exe"), order, ucx_folders)
+        Self::start_with(Path::new(PROGRAM), order, ucx_folders)
     }
 
     /// The same with another program of this crate: tests are not the agent.

@@ -102,7 +102,7 @@ impl Tester {
     }
 
     /// One session; says whether it took place.
-    async fn call_under(
+    pub(super) async fn call_under(
         &self,
         own: &Own,
         seen: &Seen,

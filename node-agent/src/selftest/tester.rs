@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,7 +27,7 @@ use policies::{
 use tokio::sync::Notify;
 
 use super::{
-    child::Transfer,
+    child::{PROGRAM, Transfer},
     gate::Gate,
     gpus::Gpus,
     members::{Member, Members},
@@ -63,6 +63,8 @@ pub struct Tester {
     pub(super) members: Members,
     pub(super) gate: Gate,
     pub(super) gpus: Gpus,
+    /// What transfers run in: this program, but in tests, which are another.
+    program: PathBuf,
     pub(super) metrics: Metrics,
     /// Something is to be published.
     pub(crate) news: Notify,
@@ -133,6 +135,7 @@ impl Tester {
             members,
             gate,
             gpus: Gpus::nvml(),
+            program: PROGRAM.into(),
             metrics,
             news: Notify::new(),
             wake: Notify::new(),
@@ -419,11 +422,7 @@ impl Tester {
     }
 
     pub(super) fn start(&self, order: Order) -> Transfer {
-        if cfg!(test) {
-            // This program is the tests then, not the agent.
-            return Transfer::start_with(Path::new("/bin/true"), order, &self.config.ucx_folders);
-        }
-        Transfer::start(order, &self.config.ucx_folders)
+        Transfer::start_with(&self.program, order, &self.config.ucx_folders)
     }
 }
 

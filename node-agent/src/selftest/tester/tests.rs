@@ -2,49 +2,56 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use policies::{
     fabric::Fact,
-    selftest::{NvmlFacts, NvmlGpu},
+    selftest::{NvmlFacts, NvmlGpu, Sweep, Trigger},
 };
 
 use super::*;
 use crate::selftest::{
     duty::Callee,
-    session::{Host as _, Reason},
+    session::{Fingerprint, Host as _, Listener, Reason},
 };
 
-/// A node `me` of the domain `tcp` with GPUs, whose NVML says `processes`, and how often it was asked.
-fn tester(partners: &[&str], processes: Option<u32>) -> (Arc<Tester>, Arc<AtomicU32>) {
-    let settings = Settings { recovery_seconds: 300.0, ..Settings::default() };
-    let config =
-        Config { node: "me".into(), settings, limits: Limits::default(), sizes: vec![4096], ucx_folders: Vec::new() };
+/// A GPU with so many processes; `None`: no NVML.
+fn nvml(processes: Option<u32>) -> NvmlFacts {
+    let Some(processes) = processes else { return NvmlFacts { driver: Fact::Known(None), ..NvmlFacts::default() } };
+    let gpu = NvmlGpu {
+        compute_processes: Fact::Known(processes),
+        utilisation_percent: Fact::Known(0),
+        memory_used: Fact::Known(0),
+    };
+    NvmlFacts { driver: Fact::Known(Some("580".into())), gpus: Fact::Known(vec![gpu]) }
+}
+
+type Endpoints<'a> = &'a [(&'a str, SocketAddr, Fingerprint)];
+
+/// A node of the domain `tcp` with GPUs, and these members.
+fn node(name: &str, identity: Identity, gate: Gate, members: Endpoints<'_>) -> Tester {
+    let config = Config {
+        node: name.into(),
+        settings: Settings { recovery_seconds: 300.0, ..Settings::default() },
+        limits: Limits { deadline_seconds: 4.0, stall_seconds: 4.0, ..Limits::default() },
+        sizes: vec![4096],
+        ucx_folders: Vec::new(),
+    };
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
-    let endpoint = ("10.0.0.1:9466".parse().unwrap(), "ab".repeat(32).parse().unwrap());
-    let member = |_| Member { standing: Standing::Untested, domain: "tcp".into(), endpoint: Some(endpoint) };
-    let list = partners.iter().chain([&"me"]).map(|name| ((*name).to_owned(), member(name))).collect();
+    let member = |(name, address, certificate): &(&str, SocketAddr, Fingerprint)| {
+        let endpoint = Some((*address, *certificate));
+        ((*name).to_owned(), Member { standing: Standing::Untested, domain: "tcp".into(), endpoint })
+    };
     let mut tester = Tester::new(
         config,
         Arc::new(Profiles::embedded().unwrap()),
-        Identity::generate().unwrap(),
-        Members::known_as("tcp", list, client),
+        identity,
+        Members::known_as("tcp", members.iter().map(member).collect(), client),
         "127.0.0.1:9466".parse().unwrap(),
-        Gate::default(),
+        gate,
         Metrics::default(),
     );
-    let asked = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&asked);
-    tester.gpus = Gpus::asking(move || {
-        count.fetch_add(1, Ordering::SeqCst);
-        let Some(processes) = processes else { return NvmlFacts { driver: Fact::Known(None), ..NvmlFacts::default() } };
-        let gpu = NvmlGpu {
-            compute_processes: Fact::Known(processes),
-            utilisation_percent: Fact::Known(0),
-            memory_used: Fact::Known(0),
-        };
-        NvmlFacts { driver: Fact::Known(Some("580".into())), gpus: Fact::Known(vec![gpu]) }
-    });
+    tester.program = "/bin/true".into();
     let labels = [(label::FABRIC, "tcp"), (label::PROFILE, "tcp")];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let own = Own {
-        view: NodeView { name: "me".into(), labels, ..NodeView::default() },
+        view: NodeView { name: name.into(), labels, ..NodeView::default() },
         domain: "tcp".into(),
         soft: false,
         gpu_direct: false,
@@ -61,6 +68,20 @@ fn tester(partners: &[&str], processes: Option<u32>) -> (Arc<Tester>, Arc<Atomic
         let mut state = tester.state();
         (state.own, state.remembered) = (Some(Arc::new(own)), true);
     }
+    tester
+}
+
+/// The node `me`, whose NVML says `processes`, and how often it was asked.
+fn tester(partners: &[&str], processes: Option<u32>) -> (Arc<Tester>, Arc<AtomicU32>) {
+    let endpoint = |name| (name, "10.0.0.1:9466".parse().unwrap(), "ab".repeat(32).parse().unwrap());
+    let members: Vec<_> = partners.iter().copied().chain(["me"]).map(endpoint).collect();
+    let mut tester = node("me", Identity::generate().unwrap(), Gate::default(), &members);
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    tester.gpus = Gpus::asking(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        nvml(processes)
+    });
     (Arc::new(tester), asked)
 }
 
@@ -88,9 +109,9 @@ async fn busy_gpus_let_nobody_in_and_strangers_have_nobody_asked() {
     change(&tester, |own| own.requested = Some("now".into()));
     tester.state().status = SelftestStatus {
         facts: Some("facts".into()),
-        sweep: Some(policies::selftest::Sweep {
+        sweep: Some(Sweep {
             since: Timestamp::now(),
-            trigger: policies::selftest::Trigger::Period,
+            trigger: Trigger::Period,
             tests: 1,
             ended: Some(Timestamp::now()),
         }),
@@ -159,4 +180,57 @@ async fn a_session_with_gpu_memory_ends_when_somebody_computes_and_another_does_
     let before = asked.load(Ordering::SeqCst);
     assert!(stop(Memory::Host).await.is_err());
     assert_eq!(asked.load(Ordering::SeqCst), before, "nobody is asked for host memory");
+}
+
+/// What comes of a call by a node on whose GPUs somebody begins to compute during the session: what the caller says of it, how long it
+/// took, and both nodes.
+async fn called(trigger: Trigger) -> (bool, Duration, Arc<Tester>, Arc<Tester>) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/ucx/fakes/silent.sh");
+    let (caller, target) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let gate = Gate::default();
+    let (nowhere, refusals) = ("127.0.0.1:0".parse().unwrap(), Metrics::default().refusals);
+    let listener = Listener::bind(nowhere, &target, gate.clone(), refusals).await.unwrap();
+    let members = [("a", nowhere, caller.fingerprint()), ("b", listener.address().unwrap(), target.fingerprint())];
+    let mut a = node("a", caller, Gate::default(), &members);
+    let mut b = node("b", target, gate, &members);
+    let asked = AtomicU32::new(0);
+    // Nobody before the session; in it the own child and another process. On the other side the own child alone.
+    a.gpus = Gpus::asking(move || nvml(Some(2 * asked.fetch_add(1, Ordering::SeqCst))));
+    let asked = AtomicU32::new(0);
+    b.gpus = Gpus::asking(move || nvml(Some(asked.fetch_add(1, Ordering::SeqCst).min(1))));
+    for node in [&mut a, &mut b] {
+        node.program = program.into();
+        change(node, gpu_direct);
+    }
+    let (a, b) = (Arc::new(a), Arc::new(b));
+    let serving = tokio::spawn(listener.serve(Arc::new(Callee(Arc::clone(&b)))));
+    let (own, seen) = (a.own().unwrap(), Seen(a.members.last()));
+    let gpu_use = a.gpu_use(&own).await;
+    let started = Instant::now();
+    let met = a.call_under(&own, &seen, ("b", trigger), "roce-gpudirect", &gpu_use).await;
+    let took = started.elapsed();
+    while b.gate.is_busy() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    serving.abort();
+    (met, took, a, b)
+}
+
+#[tokio::test]
+async fn a_call_ends_when_somebody_computes_and_speaks_of_nobody() {
+    let (met, took, a, b) = called(Trigger::Facts).await;
+    assert!(!met && took < Duration::from_secs(4), "{took:?}");
+    assert_eq!((a.status().last, a.pace().refusals), (None, 1));
+    let status = b.status();
+    let last = status.last.unwrap();
+    assert!(last.message.contains("GPUs compute here: GPU 0: 2 compute processes"), "{last:?}");
+    assert_eq!((last.local_memory.as_str(), last.host_memory_reason), ("cuda:1", None));
+    assert_eq!((status.verdict, status.partners.len()), (Standing::Untested, 0), "counted for nobody");
+}
+
+#[tokio::test]
+async fn a_call_that_somebody_asked_for_goes_on_to_its_end() {
+    let (met, took, a, _) = called(Trigger::Requested).await;
+    assert!(met && took >= Duration::from_secs(4), "{took:?}");
+    assert_eq!(a.status().last.map(|last| last.local_memory).as_deref(), Some("cuda:1"));
 }
