@@ -54,7 +54,8 @@ fn every_label_and_annotation_that_is_named_exists() {
             return;
         }
         let name = name.trim_end_matches(['.', '/', '-']);
-        if word[..at].ends_with("env.") || name == "railbind.dev" {
+        // Resources of our group as RBAC writes them (`nodefabrics.railbind.dev/status`) are in the CRDs.
+        if word[..at].ends_with('.') || name == "railbind.dev" {
             return;
         }
         assert!(known(name), "{page}: {name} is no name of ours");
