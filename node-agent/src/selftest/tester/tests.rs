@@ -218,7 +218,7 @@ async fn called(trigger: Trigger) -> (bool, Duration, Arc<Tester>, Arc<Tester>) 
 
 #[tokio::test]
 async fn a_call_ends_when_somebody_computes_and_speaks_of_nobody() {
-    let (met, took, a, b) = called(Trigger::Facts).await;
+    let (met, took, a, b) = Box::pin(called(Trigger::Facts)).await;
     assert!(!met && took < Duration::from_secs(4), "{took:?}");
     assert_eq!((a.status().last, a.pace().refusals), (None, 1));
     let status = b.status();
@@ -230,7 +230,7 @@ async fn a_call_ends_when_somebody_computes_and_speaks_of_nobody() {
 
 #[tokio::test]
 async fn a_call_that_somebody_asked_for_goes_on_to_its_end() {
-    let (met, took, a, _) = called(Trigger::Requested).await;
+    let (met, took, a, _) = Box::pin(called(Trigger::Requested)).await;
     assert!(met && took >= Duration::from_secs(4), "{took:?}");
     assert_eq!(a.status().last.map(|last| last.local_memory).as_deref(), Some("cuda:1"));
 }
