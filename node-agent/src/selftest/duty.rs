@@ -75,8 +75,11 @@ impl Tester {
         }
         match next {
             Next::Wait { until, why } => {
-                if !matches!(why, Skip::NotDue) {
-                    tracing::debug!(?why, "no self-test now");
+                match &why {
+                    Skip::NotDue => {}
+                    // Once in a minute at the most: NVML is asked no more often.
+                    Skip::GpusBusy(who) => tracing::info!(who, "no self-test while the GPUs compute"),
+                    _ => tracing::debug!(?why, "no self-test now"),
                 }
                 Duration::try_from_secs_f64(until - now()).unwrap_or_default()
             }

@@ -25,6 +25,7 @@ pub struct Metrics {
     bandwidth: Family<Texts<4>, Figure>,
     latency: Family<Texts<4>, Figure>,
     members: Gauge,
+    gpus_busy: Gauge,
     profiles: Family<Texts<2>, Gauge>,
 }
 
@@ -60,6 +61,11 @@ impl Metrics {
             self.members.clone(),
         );
         registry.register(
+            "gpus_busy",
+            "1 where somebody computed on the node's GPUs when a session would have begun: it is put off",
+            self.gpus_busy.clone(),
+        );
+        registry.register(
             "profile_qualified",
             "Whether a profile did what it promises, by profile and set",
             self.profiles.clone(),
@@ -79,6 +85,11 @@ impl Metrics {
     /// How many nodes the domain has.
     pub fn members(&self, count: usize) {
         self.members.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Whether somebody computed when it was asked last.
+    pub fn gpus(&self, busy: bool) {
+        self.gpus_busy.set(i64::from(busy));
     }
 
     /// Takes over the state.

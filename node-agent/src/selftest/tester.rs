@@ -292,7 +292,9 @@ impl Tester {
 
     /// Whether anybody computes on this node's GPUs.
     pub(super) async fn gpu_use(&self, own: &Own) -> GpuUse {
-        if own.gpus { self.gpus.now().await } else { GpuUse::NoGpu }
+        let found = if own.gpus { self.gpus.now().await } else { GpuUse::NoGpu };
+        self.metrics.gpus(found.busy().is_some());
+        found
     }
 
     /// Begins a run where one is due, and draws the verdict anew.

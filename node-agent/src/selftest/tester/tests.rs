@@ -138,6 +138,11 @@ async fn a_node_with_busy_gpus_tests_nothing_and_asks_again_later() {
     assert!((Duration::from_secs(55)..=Duration::from_mins(1)).contains(&wait), "{wait:?}");
     assert_eq!((asked.load(Ordering::SeqCst), tester.status().last), (1, None));
     assert!(!tester.gate.is_busy());
+    let mut registry = prometheus_client::registry::Registry::default();
+    tester.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("railbind_selftest_gpus_busy 1\n"), "{text}");
 }
 
 /// `me` with RoCE and GPUDirect.
