@@ -285,6 +285,42 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_of_today_writes_is_read() {
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let partner = crate::selftest::PartnerStatus {
+            name: "b".into(),
+            at,
+            verdict: crate::selftest::Grade::Slow,
+            streak: 2,
+            code: "LowBandwidth".into(),
+            against: crate::selftest::Against::Pair,
+            port: None,
+            gbytes_per_s: Some(17.5),
+        };
+        let status = crate::node_fabric::NodeFabricStatus {
+            selftest: Some(crate::selftest::SelftestStatus {
+                verdict: crate::selftest::Standing::Slow,
+                requested: Some("now".into()),
+                partners: vec![partner],
+                sweep: Some(crate::selftest::Sweep {
+                    since: at,
+                    trigger: crate::selftest::Trigger::Requested,
+                    tests: 3,
+                    ended: Some(at),
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let read = SelftestView::of_status(&json!(status)).unwrap().unwrap();
+        assert_eq!((read.verdict.as_str(), read.requested.as_deref()), ("slow", Some("now")));
+        let partner = &read.partners[0];
+        assert_eq!((partner.name.as_str(), partner.verdict.as_str(), partner.gbytes_per_s), ("b", "slow", Some(17.5)));
+        let sweep = read.sweep.unwrap();
+        assert!(sweep.tests == 3 && sweep.ended.is_some());
+    }
+
+    #[test]
     fn nothing_measured_and_nonsense() {
         assert!(Matrix::new(&[("a".into(), "x".into(), None)]).is_empty());
         assert_eq!(SelftestView::of_status(&json!({})), Ok(None));

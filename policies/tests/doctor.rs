@@ -76,7 +76,7 @@ fn env(pod: &mut Value, name: &str, value: &str) {
 }
 
 fn found(nodes: Vec<NodeScene>, pods: Vec<PodScene>) -> Vec<Diagnosis> {
-    diagnose(&Scene { asked: Asked::Cluster, nodes, pods }, &Profiles::embedded().unwrap())
+    diagnose(&Scene { asked: Asked::Cluster, nodes, pods, ..Scene::default() }, &Profiles::embedded().unwrap())
 }
 
 fn two_roce() -> Vec<NodeScene> {
@@ -314,10 +314,22 @@ fn what_logs_say() {
 }
 
 #[test]
+fn no_webhook() {
+    let bare = |pod: &mut Value| pod["metadata"]["annotations"] = json!({});
+    let nodes = vec![node("a", "infiniband", "infiniband-gpudirect", &[])];
+    let pods = vec![worker("w", "decode", "a", bare)];
+    let scene = Scene { nodes, pods, webhook: Fact::Known(false), ..Scene::default() };
+    let found = diagnose(&scene, &Profiles::embedded().unwrap());
+    assert_eq!(found[0].code, Cause::NotInjected, "{found:#?}");
+    assert!(found[0].evidence[0].contains("MutatingWebhookConfiguration"), "{found:#?}");
+}
+
+#[test]
 fn the_checklist() {
     let mut nodes = two_roce();
     nodes[1].view.allocatable.remove("rdma/ib");
-    let scene = Scene { asked: Asked::Cluster, nodes, pods: vec![worker("w", "decode", "a", |_| {})] };
+    let scene =
+        Scene { asked: Asked::Cluster, nodes, pods: vec![worker("w", "decode", "a", |_| {})], ..Scene::default() };
     let states: Vec<State> = checklist(&scene).iter().map(|check| check.state).collect();
     assert_eq!(states, [State::No, State::Yes, State::Yes, State::Unknown, State::Unknown]);
     let found = diagnose(&scene, &Profiles::embedded().unwrap());

@@ -70,7 +70,12 @@ pub async fn run(cluster: &Cluster, args: &CollectArgs) -> Result<Exit> {
             Err(trouble) => cluster.miss(trouble.exit(), format!("events of {namespace}: {}", trouble.text())),
         }
     }
-    let scene = Scene { asked: Asked::Cluster, nodes, pods: gather::workers(cluster, &workers, false).await };
+    let scene = Scene {
+        asked: Asked::Cluster,
+        nodes,
+        pods: gather::workers(cluster, &workers, false).await,
+        ..Scene::default()
+    };
     let doctor = json!({"findings": diagnose(&scene, &profiles), "checklist": checklist(&scene)});
     bundle.value("doctor.json", doctor)?;
     let about = json!({

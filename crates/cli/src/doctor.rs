@@ -9,6 +9,7 @@ use futures::{StreamExt as _, stream};
 use policies::{
     doctor::{Asked, Check, Diagnosis, PodScene, Scene, Severity, State, checklist, diagnose, is_healthy},
     fabric::Fact,
+    names::{WEBHOOK_MANAGER, annotation},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -52,6 +53,10 @@ struct Looked {
 pub async fn run(cluster: &Cluster, args: &DoctorArgs) -> Result<Exit> {
     let profiles = gather::profiles(cluster).await?;
     let mut scene = scene(cluster, args).await?;
+    let bare = |pod: &PodScene| pod.worker.is_some() && !pod.annotations.contains_key(annotation::DECISION);
+    if scene.pods.iter().any(bare) {
+        scene.webhook = registered(cluster).await;
+    }
     if !args.no_logs && scene.asked != Asked::Nodes {
         read_logs(cluster, args, &mut scene).await;
     }
@@ -74,6 +79,17 @@ pub async fn run(cluster: &Cluster, args: &DoctorArgs) -> Result<Exit> {
     Ok(cluster.end(!healthy))
 }
 
+/// Whether the API server is told to call the webhook, by the name that it registers itself under.
+async fn registered(cluster: &Cluster) -> Fact<bool> {
+    let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    match cluster.get(path, WEBHOOK_MANAGER).await {
+        Ok(_) => Fact::Known(true),
+        Err(Trouble::NotFound(_)) => Fact::Known(false),
+        // A user who may not see it is told nothing of it.
+        Err(trouble) => Fact::Unknown(trouble.text().to_owned()),
+    }
+}
+
 async fn scene(cluster: &Cluster, args: &DoctorArgs) -> Result<Scene> {
     match (args.kind, &args.name) {
         (None, _) => {
@@ -88,11 +104,19 @@ async fn scene(cluster: &Cluster, args: &DoctorArgs) -> Result<Scene> {
                 cluster.miss(trouble.exit(), format!("pods: {}", trouble.text()));
                 Vec::new()
             });
-            Ok(Scene { asked: Asked::Cluster, nodes, pods: gather::workers(cluster, &pods, false).await })
+            Ok(Scene {
+                asked: Asked::Cluster,
+                nodes,
+                pods: gather::workers(cluster, &pods, false).await,
+                ..Scene::default()
+            })
         }
-        (Some(Kind::Node), None) => {
-            Ok(Scene { asked: Asked::Nodes, nodes: gather::nodes(cluster).await?, pods: Vec::new() })
-        }
+        (Some(Kind::Node), None) => Ok(Scene {
+            asked: Asked::Nodes,
+            nodes: gather::nodes(cluster).await?,
+            pods: Vec::new(),
+            ..Scene::default()
+        }),
         (Some(Kind::Node), Some(name)) => {
             let nodes = gather::named(cluster, &BTreeSet::from([name.clone()])).await;
             if nodes.is_empty() {
@@ -102,7 +126,7 @@ async fn scene(cluster: &Cluster, args: &DoctorArgs) -> Result<Scene> {
                 let exit = if why.contains("not found") { Exit::Usage } else { exit };
                 return Err(Ended::new(exit, why));
             }
-            Ok(Scene { asked: Asked::Nodes, nodes, pods: Vec::new() })
+            Ok(Scene { asked: Asked::Nodes, nodes, pods: Vec::new(), ..Scene::default() })
         }
         (Some(kind), name) => {
             let namespace = args.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
@@ -116,7 +140,7 @@ async fn scene(cluster: &Cluster, args: &DoctorArgs) -> Result<Scene> {
                     pod.title()
                 ));
             }
-            Ok(Scene { asked: Asked::Pods, nodes, pods })
+            Ok(Scene { asked: Asked::Pods, nodes, pods, ..Scene::default() })
         }
     }
 }

@@ -44,6 +44,9 @@ Exit codes:
   7  partial: nothing was found, and part of the cluster could not be looked at
   8  something else went wrong
 
+Rights: get and list of nodes, pods, pods/log, namespaces, deployments, statefulsets, replicasets, nodefabrics and
+transportprofiles; selftest also patches nodes. With fewer, less is shown, and what is missing is said. Nothing else is written.
+
 Findings (1) win over 4 to 7: the output says what could not be looked at.
 Colours only on terminals; NO_COLOR switches them off.";
 

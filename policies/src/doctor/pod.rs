@@ -27,7 +27,7 @@ pub(super) fn look(scene: &Scene, pod: &PodScene, profiles: &Profiles, found: &m
                 .remedy("give it a node with the resources and labels it asks for; `kubectl railbind explain pod` says what Railbind asked for, and railbind.dev/placement: preferred asks for less"),
         );
     }
-    injected(pod, &title, found);
+    injected(scene, pod, &title, found);
     let node = scene.node_of(pod);
     let profile = node.and_then(|node| profiles.get(node.label(label::PROFILE)?));
     if let Some(node) = node {
@@ -51,7 +51,7 @@ pub(super) fn look(scene: &Scene, pod: &PodScene, profiles: &Profiles, found: &m
 }
 
 /// A worker that Railbind never saw.
-fn injected(pod: &PodScene, title: &str, found: &mut Vec<Diagnosis>) {
+fn injected(scene: &Scene, pod: &PodScene, title: &str, found: &mut Vec<Diagnosis>) {
     if pod.annotations.contains_key(annotation::DECISION) {
         return;
     }
@@ -62,6 +62,10 @@ fn injected(pod: &PodScene, title: &str, found: &mut Vec<Diagnosis>) {
         return;
     }
     let (evidence, remedy) = match &pod.namespace_labels {
+        _ if scene.webhook == Fact::Known(false) => (
+            "the API server is not told to call railbind-webhook: there is no MutatingWebhookConfiguration of it".into(),
+            "see that railbind-webhook runs (it registers itself): kubectl get pods -n railbind-system".into(),
+        ),
         Fact::Known(labels) if labels.get(label::INJECT).is_none_or(|value| value != "enabled") => (
             format!("namespace {} does not carry {}=enabled", pod.namespace, label::INJECT),
             format!("kubectl label namespace {} {}=enabled, then make the pods again", pod.namespace, label::INJECT),

@@ -34,6 +34,8 @@ pub struct Scene {
     pub nodes: Vec<NodeScene>,
     /// The workers that were asked for, and those of their deployments.
     pub pods: Vec<PodScene>,
+    /// Whether the API server is told to call railbind-webhook.
+    pub webhook: Fact<bool>,
 }
 
 impl Scene {

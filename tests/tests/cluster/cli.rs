@@ -11,7 +11,11 @@ use harness::{Cluster, LIMIT, NodeSpec, Options, front::Rule, railbind::binary, 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::{cluster, stage::stage};
+use crate::{
+    cluster,
+    selftest::{says, tester},
+    stage::stage,
+};
 
 /// What the plugin said, and how it ended.
 #[derive(Debug)]
@@ -342,6 +346,37 @@ async fn without_railbind_with_an_older_one_and_self_tests_by_a_test_that_plays_
     let unknown = run(cluster.kubeconfig(), "advise --isl 1 --osl 1 --pair one,three").await.unwrap();
     assert!(unknown.code == 2 && unknown.err.contains("no node three"), "{unknown:?}");
     cluster.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn real_agents_are_asked_for_a_self_test_and_watched() {
+    stage().await;
+    let cluster = cluster().await;
+    let root = harness::railbind::repository().join("tests/fixtures/tcp-only");
+    let mut agents = Vec::new();
+    for node in ["asked-1", "asked-2"] {
+        agents.push(tester(cluster, node, &root, &["--selftest-recovery=3600"]).await.unwrap());
+    }
+    for (agent, node) in agents.iter().zip(["asked-1", "asked-2"]) {
+        says(cluster, agent, node, &["passed", "slow"]).await.unwrap();
+    }
+    let done = run(cluster.kubeconfig(), "selftest asked-1 asked-2 --wait 120 -o json").await.unwrap();
+    let all = done.json();
+    for one in all.as_array().unwrap() {
+        assert_eq!(one["state"], "done", "{done:?}");
+        assert!(one["tests"].as_u64().unwrap() >= 1, "{done:?}");
+        // Over this machine's TCP, two readings of which can differ by half.
+        assert!(["passed", "slow"].contains(&one["verdict"].as_str().unwrap()), "{done:?}");
+    }
+    let matrix = run(cluster.kubeconfig(), "matrix -o json").await.unwrap().json();
+    let rows = matrix["rows"].as_array().unwrap();
+    let at = |name: &str| rows.iter().position(|row| row["node"] == name).unwrap();
+    let cell = &rows[at("asked-1")]["cells"][at("asked-2")];
+    assert!(cell["gbytesPerS"].as_f64().is_some_and(|gbytes| gbytes > 0.0), "{matrix}");
+    for (mut agent, node) in agents.into_iter().zip(["asked-1", "asked-2"]) {
+        agent.process.stop().await.unwrap();
+        cluster.remove_node(node).await.unwrap();
+    }
 }
 
 async fn set_status(cluster: &Cluster, name: &str, status: &Value) -> Result<()> {

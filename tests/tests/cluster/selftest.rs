@@ -26,7 +26,7 @@ fn machine(fixture: &str) -> PathBuf {
 }
 
 /// A node, and its agent with the self-test on.
-async fn tester(cluster: &Cluster, node: &str, root: &Path, more: &[&str]) -> Result<Daemon> {
+pub(crate) async fn tester(cluster: &Cluster, node: &str, root: &Path, more: &[&str]) -> Result<Daemon> {
     cluster.add_node(NodeSpec::new(node)).await?;
     let listen = format!("127.0.0.1:{}", free_port()?);
     let flags = [
@@ -51,7 +51,7 @@ async fn object(cluster: &Cluster, kind: &str, name: &str) -> Result<Value> {
 }
 
 /// Waits until the Node says so, and gives its NodeFabric's part.
-async fn says(cluster: &Cluster, agent: &Daemon, node: &str, verdict: &[&str]) -> Result<Value> {
+pub(crate) async fn says(cluster: &Cluster, agent: &Daemon, node: &str, verdict: &[&str]) -> Result<Value> {
     let waited = until(format_args!("{node} to be {verdict:?}"), LIMIT, || async {
         let found = object(cluster, "node", node).await?;
         let label = found["metadata"]["labels"]["railbind.dev/selftest"].as_str().unwrap_or("absent").to_owned();
