@@ -81,8 +81,8 @@ pub struct Row {
     pub domain: String,
     /// Verdict of its self-test.
     pub verdict: String,
-    /// What it measured, by partner, in the order of the rows.
-    pub cells: Vec<Option<Cell>>,
+    /// What it measured, by partner: an agent remembers 16 of them, so most of a large matrix is empty.
+    pub cells: BTreeMap<String, Cell>,
 }
 
 /// One measurement.
@@ -124,13 +124,20 @@ impl Matrix {
     pub fn new(nodes: &[(String, String, Option<SelftestView>)]) -> Self {
         let mut nodes: Vec<&(String, String, Option<SelftestView>)> = nodes.iter().collect();
         nodes.sort_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
+        let names: BTreeSet<&str> = nodes.iter().map(|(node, ..)| node.as_str()).collect();
         let rows: Vec<Row> = nodes
             .iter()
             .map(|(node, domain, test)| Row {
                 node: node.clone(),
                 domain: domain.clone(),
                 verdict: test.as_ref().map_or("untested", |test| test.verdict.as_str()).to_owned(),
-                cells: nodes.iter().map(|(partner, ..)| cell(test.as_ref(), partner)).collect(),
+                // Partners that are gone are no news, and neither is a loopback.
+                cells: test
+                    .iter()
+                    .flat_map(|test| &test.partners)
+                    .filter(|partner| partner.name != *node && names.contains(partner.name.as_str()))
+                    .map(|partner| (partner.name.clone(), cell(partner)))
+                    .collect(),
             })
             .collect();
         let mut matrix = Self { rows, ..Self::default() };
@@ -141,14 +148,15 @@ impl Matrix {
 
     /// Whether nothing was measured at all.
     pub fn is_empty(&self) -> bool {
-        self.rows.iter().all(|row| row.cells.iter().all(Option::is_none))
+        self.rows.iter().all(|row| row.cells.is_empty())
     }
 
     /// The bandwidth between two nodes, as either of them measured it.
     pub fn between(&self, one: &str, other: &str) -> Option<f64> {
-        let at = |name: &str| self.rows.iter().position(|row| row.node == name);
-        let (one, other) = (at(one)?, at(other)?);
-        let seen = |row: usize, column: usize| self.rows[row].cells[column].as_ref().and_then(|cell| cell.gbytes_per_s);
+        let seen = |from: &str, to: &str| {
+            let row = self.rows.iter().find(|row| row.node == from)?;
+            row.cells.get(to)?.gbytes_per_s
+        };
         match (seen(one, other), seen(other, one)) {
             (Some(there), Some(back)) => Some(there.min(back)),
             (there, back) => there.or(back),
@@ -157,80 +165,88 @@ impl Matrix {
 
     fn measure(&mut self) {
         let mut by_domain: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            let others = row.cells.iter().enumerate().filter(|(column, _)| *column != index);
-            let good = others.filter_map(|(_, cell)| cell.as_ref()).filter(|cell| cell.verdict != "failed");
-            let good = good.filter_map(|cell| cell.gbytes_per_s);
+        for row in &self.rows {
+            let good = row.cells.values().filter(|cell| cell.verdict != "failed").filter_map(|cell| cell.gbytes_per_s);
             by_domain.entry(row.domain.clone()).or_default().extend(good);
         }
         self.medians = by_domain.into_iter().filter_map(|(domain, all)| Some((domain, median(all)?))).collect();
         for row in &mut self.rows {
             let Some(median) = self.medians.get(&row.domain).filter(|median| **median > 0.0) else { continue };
-            for cell in row.cells.iter_mut().flatten() {
+            for cell in row.cells.values_mut() {
                 cell.of_median = cell.gbytes_per_s.map(|gbytes| gbytes / median);
             }
         }
     }
 
-    /// The node that is the least like the others, among those that are not named yet.
-    fn worst(&self, named: &BTreeSet<usize>) -> Option<(usize, String)> {
-        let mut worst: Option<(f64, usize, String)> = None;
-        for (index, row) in self.rows.iter().enumerate().filter(|(index, _)| !named.contains(index)) {
-            let mut seen: Vec<(bool, f64)> = Vec::new();
-            for other in (0..self.rows.len()).filter(|other| *other != index && !named.contains(other)) {
-                for cell in [&row.cells[other], &self.rows[other].cells[index]].into_iter().flatten() {
-                    seen.push((cell.verdict == "failed", cell.of_median.unwrap_or(0.0)));
-                }
-            }
-            let failed = seen.iter().filter(|(failed, _)| *failed).count();
-            let Some(typical) = median(seen.iter().map(|(_, part)| *part).collect()).filter(|_| seen.len() >= 2) else {
-                continue;
-            };
-            let (how_bad, why) = if failed * 2 > seen.len() {
-                // Failures are worse than any slowness.
-                (-share(failed, seen.len()), format!("{failed} of {} transfers with it failed", seen.len()))
-            } else if typical < ODD {
-                (typical, format!("{:.0} % of its fabric domain's median with most partners", typical * 100.0))
-            } else {
-                continue;
-            };
-            if worst.as_ref().is_none_or(|(than, ..)| how_bad < *than) {
-                worst = Some((how_bad, index, why));
-            }
-        }
-        worst.map(|(_, index, why)| (index, why))
-    }
-
     /// Nodes first; a pair of an odd node is no news.
     fn find_odd(&self) -> Vec<Odd> {
+        let links = self.links();
         let mut odd = Vec::new();
         let mut named = BTreeSet::new();
         // The worst first, and then without it: a good node's transfers with a broken one say nothing of the good one.
-        while let Some((index, why)) = self.worst(&named) {
+        while let Some((index, why)) = worst(&links, &named) {
             named.insert(index);
             odd.push(Odd { nodes: vec![self.rows[index].node.clone()], why });
         }
-        for one in 0..self.rows.len() {
-            for other in one + 1..self.rows.len() {
-                if named.contains(&one) || named.contains(&other) {
-                    continue;
-                }
-                let cells = [&self.rows[one].cells[other], &self.rows[other].cells[one]];
-                let why = cells.into_iter().flatten().find_map(|cell| match (cell.verdict.as_str(), cell.of_median) {
-                    ("failed", _) => Some("the transfer between them failed".to_owned()),
+        let mut pairs = BTreeSet::new();
+        for (one, links) in links.iter().enumerate().filter(|(one, _)| !named.contains(one)) {
+            for (other, cell) in links.iter().filter(|(other, _)| !named.contains(other)) {
+                let why = match (cell.verdict.as_str(), cell.of_median) {
+                    ("failed", _) => "the transfer between them failed".to_owned(),
                     (_, Some(part)) if part < ODD => {
-                        Some(format!("{:.0} % of the median, and both are good with others", part * 100.0))
+                        format!("{:.0} % of the median, and both are good with others", part * 100.0)
                     }
-                    _ => None,
-                });
-                if let Some(why) = why {
-                    let nodes = vec![self.rows[one].node.clone(), self.rows[other].node.clone()];
+                    _ => continue,
+                };
+                let (low, high) = (one.min(*other), one.max(*other));
+                if pairs.insert((low, high)) {
+                    let nodes = vec![self.rows[low].node.clone(), self.rows[high].node.clone()];
                     odd.push(Odd { nodes, why });
                 }
             }
         }
         odd
     }
+
+    /// For each node, what it and others measured with it.
+    fn links(&self) -> Vec<Vec<(usize, &Cell)>> {
+        let places: BTreeMap<&str, usize> =
+            self.rows.iter().enumerate().map(|(place, row)| (row.node.as_str(), place)).collect();
+        let mut links: Vec<Vec<(usize, &Cell)>> = vec![Vec::new(); self.rows.len()];
+        for (from, row) in self.rows.iter().enumerate() {
+            for (name, cell) in &row.cells {
+                if let Some(&to) = places.get(name.as_str()) {
+                    links[from].push((to, cell));
+                    links[to].push((from, cell));
+                }
+            }
+        }
+        links
+    }
+}
+
+/// The node that is the least like the others, among those that are not named yet.
+fn worst(links: &[Vec<(usize, &Cell)>], named: &BTreeSet<usize>) -> Option<(usize, String)> {
+    let mut worst: Option<(f64, usize, String)> = None;
+    for (index, links) in links.iter().enumerate().filter(|(index, _)| !named.contains(index)) {
+        let seen: Vec<&Cell> =
+            links.iter().filter(|(other, _)| !named.contains(other)).map(|(_, cell)| *cell).collect();
+        let failed = seen.iter().filter(|cell| cell.verdict == "failed").count();
+        let parts = seen.iter().map(|cell| cell.of_median.unwrap_or(0.0)).collect();
+        let Some(typical) = median(parts).filter(|_| seen.len() >= 2) else { continue };
+        let (how_bad, why) = if failed * 2 > seen.len() {
+            // Failures are worse than any slowness.
+            (-share(failed, seen.len()), format!("{failed} of {} transfers with it failed", seen.len()))
+        } else if typical < ODD {
+            (typical, format!("{:.0} % of its fabric domain's median with most partners", typical * 100.0))
+        } else {
+            continue;
+        };
+        if worst.as_ref().is_none_or(|(than, ..)| how_bad < *than) {
+            worst = Some((how_bad, index, why));
+        }
+    }
+    worst.map(|(_, index, why)| (index, why))
 }
 
 fn share(part: usize, all: usize) -> f64 {
@@ -238,10 +254,9 @@ fn share(part: usize, all: usize) -> f64 {
     number(part) / number(all.max(1))
 }
 
-fn cell(test: Option<&SelftestView>, partner: &str) -> Option<Cell> {
-    let found = test?.partners.iter().find(|found| found.name == partner)?;
-    let gbytes_per_s = found.gbytes_per_s.filter(|gbytes| gbytes.is_finite() && *gbytes >= 0.0);
-    Some(Cell { gbytes_per_s, verdict: found.verdict.clone(), of_median: None })
+fn cell(partner: &PartnerView) -> Cell {
+    let gbytes_per_s = partner.gbytes_per_s.filter(|gbytes| gbytes.is_finite() && *gbytes >= 0.0);
+    Cell { gbytes_per_s, verdict: partner.verdict.clone(), of_median: None }
 }
 
 fn median(mut all: Vec<f64>) -> Option<f64> {
@@ -282,6 +297,24 @@ mod tests {
         assert_eq!(matrix.between("b", "c"), Some(20.0));
         assert_eq!(matrix.between("d", "e"), None);
         assert!((matrix.medians["ib"] - 46.5).abs() < 1.0);
+    }
+
+    #[test]
+    fn thousands_of_nodes() {
+        let name = |index: usize| format!("n{index:04}");
+        let nodes: Vec<_> = (0..5000)
+            .map(|index| {
+                let partners: Vec<String> = (1..=16).map(|step| name((index + step * 7) % 5000)).collect();
+                let bad = index == 1234;
+                let partners: Vec<(&str, f64)> = partners
+                    .iter()
+                    .map(|name| (name.as_str(), if bad || name == "n1234" { 20.0 } else { 47.0 }))
+                    .collect();
+                node(&name(index), &partners)
+            })
+            .collect();
+        let matrix = Matrix::new(&nodes);
+        assert_eq!(matrix.odd.iter().map(|odd| odd.nodes.join("-")).collect::<Vec<_>>(), ["n1234"]);
     }
 
     #[test]

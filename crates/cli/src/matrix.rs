@@ -74,8 +74,8 @@ fn people(matrix: &Matrix) -> String {
         }
         let name: String = out::clean(&row.node).chars().take(width).collect();
         let _ = write!(text, "{:>3} {name:<width$} ", index + 1);
-        for (column, cell) in row.cells.iter().take(columns).enumerate() {
-            match cell {
+        for (column, partner) in matrix.rows.iter().take(columns).enumerate() {
+            match row.cells.get(&partner.node) {
                 Some(cell) => {
                     let (background, dark) = ANSI[level(cell)];
                     text += &out::paint(out::on(background, dark), format!("{:>4}", shown(cell)));
@@ -119,8 +119,8 @@ fn svg(matrix: &Matrix) -> String {
             x + 20
         );
         let mut x = 180;
-        for (partner, cell) in matrix.rows.iter().zip(&row.cells) {
-            if let Some(cell) = cell {
+        for partner in &matrix.rows {
+            if let Some(cell) = row.cells.get(&partner.node) {
                 let level = level(cell);
                 let ink = if level == 0 { "white" } else { "black" };
                 let _ = writeln!(

@@ -110,9 +110,11 @@ fn mtu(title: &str, pods: &[(&PodScene, &NodeScene)], found: &mut Vec<Diagnosis>
 
 /// What was measured between the very nodes.
 fn measured(scene: &Scene, title: &str, pods: &[(&PodScene, &NodeScene)], found: &mut Vec<Diagnosis>) {
+    let names: BTreeSet<&str> = pods.iter().map(|(_, node)| node.view.name.as_str()).collect();
     let nodes: Vec<_> = scene
         .nodes
         .iter()
+        .filter(|node| names.contains(node.view.name.as_str()))
         .map(|node| {
             (
                 node.view.name.clone(),

@@ -370,8 +370,8 @@ async fn real_agents_are_asked_for_a_self_test_and_watched() {
     }
     let matrix = run(cluster.kubeconfig(), "matrix -o json").await.unwrap().json();
     let rows = matrix["rows"].as_array().unwrap();
-    let at = |name: &str| rows.iter().position(|row| row["node"] == name).unwrap();
-    let cell = &rows[at("asked-1")]["cells"][at("asked-2")];
+    let row = rows.iter().find(|row| row["node"] == "asked-1").unwrap();
+    let cell = &row["cells"]["asked-2"];
     assert!(cell["gbytesPerS"].as_f64().is_some_and(|gbytes| gbytes > 0.0), "{matrix}");
     for (mut agent, node) in agents.into_iter().zip(["asked-1", "asked-2"]) {
         agent.process.stop().await.unwrap();
