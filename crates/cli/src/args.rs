@@ -77,6 +77,10 @@ pub enum Command {
     /// Write a support bundle, with secrets left out
     Collect(CollectArgs),
     /// Print a completion script for a shell
+    ///
+    /// The script completes `kubectl-railbind`. For `kubectl railbind`, kubectl's own completion asks a program on the PATH:
+    /// ln -s kubectl-railbind "$(dirname "$(command -v kubectl-railbind)")/kubectl_complete-railbind"
+    #[command(verbatim_doc_comment)]
     Completion {
         /// Shell
         #[arg(value_enum)]

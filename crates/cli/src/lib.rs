@@ -6,6 +6,7 @@ pub mod advise;
 pub mod args;
 pub mod cluster;
 pub mod collect;
+pub mod complete;
 pub mod doctor;
 pub mod exit;
 pub mod explain;

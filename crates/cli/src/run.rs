@@ -8,13 +8,19 @@ use crate::{
     advise,
     args::{Args, Command},
     cluster::Cluster,
-    collect, doctor,
+    collect, complete, doctor,
     exit::{Ended, Exit, Result},
     explain, matrix, out, selftest, status,
 };
 
 /// All of it.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    if words.next().is_some_and(|own| std::path::Path::new(&own).file_name().is_some_and(|name| name == complete::NAME))
+    {
+        let words: Vec<String> = words.collect();
+        return out::print(&complete::answer(&words)).map_or(Exit::Failed, |()| Exit::Healthy).into();
+    }
     let args = Args::parse();
     let ended = daemon::install_crypto().map_err(|error| Ended::new(Exit::Failed, format!("{error:#}")));
     match ended.and_then(|()| run(&args)) {

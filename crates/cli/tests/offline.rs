@@ -95,6 +95,15 @@ fn completion() {
 }
 
 #[test]
+fn kubectl_completes_by_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("kubectl_complete-railbind");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-railbind"), &link).unwrap();
+    let output = Command::new(link).args(["doctor", "de"]).output().unwrap();
+    assert!(text(&output.stdout).starts_with("deployment\t") && text(&output.stdout).ends_with(":4\n"), "{output:?}");
+}
+
+#[test]
 fn files_and_words_that_make_no_sense() {
     for (args, says) in [
         ("advise --isl 1 --osl 1 -f /nonexistent", "/nonexistent"),
