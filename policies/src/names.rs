@@ -89,9 +89,6 @@ pub mod annotation {
     pub const MIRROR: &str = "kubernetes.io/config.mirror";
 }
 
-/// Taint that the agent puts on its Node while the self-test fails, where it is told to; without a value, `NoSchedule`.
-pub const SELFTEST_TAINT: &str = "railbind.dev/selftest-failed";
-
 /// Reasons of the self-test's Events on the Node.
 pub mod event {
     /// The verdict became `failed`, or `slow`.

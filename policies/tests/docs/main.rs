@@ -41,3 +41,10 @@ fn the_fence_holds_the_agent_to_our_prefix() {
     assert_eq!(FENCE.matches("startsWith('").count(), FENCE.matches(&prefix).count());
     assert!(FENCE.matches(&prefix).count() >= 6);
 }
+
+#[test]
+fn the_example_rule_goes_by_our_condition_and_label() {
+    let rule = include_str!("../../../manifests/examples/node-readiness-rule.yaml");
+    assert!(rule.contains(&format!("type: {}\n", policies::names::CONDITION)));
+    assert!(rule.contains(&format!("key: {},", label::FABRIC)));
+}
