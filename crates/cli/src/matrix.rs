@@ -1,8 +1,8 @@
 //! `matrix`: node × node bandwidth as a heatmap, and the odd ones by name.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
-use policies::matrix::{Cell, Matrix, RED_FLAG};
+use policies::matrix::{Cell, Matrix, RED_FLAG, Row};
 
 use crate::{
     args::MatrixArgs,
@@ -44,6 +44,12 @@ fn level(cell: &Cell) -> usize {
 const ANSI: [(u8, bool); 5] = [(124, true), (208, false), (220, false), (150, false), (71, false)];
 const SVG: [&str; 5] = ["#b91c1c", "#f97316", "#facc15", "#a3d977", "#4c9f50"];
 
+/// The nodes that somebody measured something with.
+fn measured(matrix: &Matrix) -> Vec<&Row> {
+    let partners: BTreeSet<&String> = matrix.rows.iter().flat_map(|row| row.cells.keys()).collect();
+    matrix.rows.iter().filter(|row| !row.cells.is_empty() || partners.contains(&row.node)).collect()
+}
+
 fn shown(cell: &Cell) -> String {
     match cell.gbytes_per_s {
         Some(gbytes) if gbytes >= 10.0 => format!("{gbytes:.0}"),
@@ -57,15 +63,16 @@ fn people(matrix: &Matrix) -> String {
         return "No self-test has measured anything yet: kubectl railbind selftest asks for it.\n".into();
     }
     let mut text = String::from("GB/s, row sends to column; columns are numbered as rows\n\n");
-    let width = matrix.rows.iter().map(|row| row.node.chars().count()).max().unwrap_or(0).min(40);
-    let columns = matrix.rows.len().min(MAX_COLUMNS);
+    let rows = measured(matrix);
+    let width = rows.iter().map(|row| row.node.chars().count()).max().unwrap_or(0).min(40);
+    let columns = rows.len().min(MAX_COLUMNS);
     let _ = write!(text, "{:>3} {:<width$} ", "", "");
     for number in 1..=columns {
         let _ = write!(text, "{number:>4}");
     }
     text.push('\n');
     let mut domain = "";
-    for (index, row) in matrix.rows.iter().enumerate() {
+    for (index, row) in rows.iter().enumerate() {
         if row.domain != domain {
             domain = &row.domain;
             let median =
@@ -74,7 +81,7 @@ fn people(matrix: &Matrix) -> String {
         }
         let name: String = out::clean(&row.node).chars().take(width).collect();
         let _ = write!(text, "{:>3} {name:<width$} ", index + 1);
-        for (column, partner) in matrix.rows.iter().take(columns).enumerate() {
+        for (column, partner) in rows.iter().take(columns).enumerate() {
             match row.cells.get(&partner.node) {
                 Some(cell) => {
                     let (background, dark) = ANSI[level(cell)];
@@ -85,8 +92,12 @@ fn people(matrix: &Matrix) -> String {
         }
         text.push('\n');
     }
-    if matrix.rows.len() > columns {
-        let _ = writeln!(text, "… {} columns more: -o json or --svg has all", matrix.rows.len() - columns);
+    if rows.len() > columns {
+        let _ = writeln!(text, "… {} columns more: -o json or --svg has all", rows.len() - columns);
+    }
+    let rest = matrix.rows.len() - rows.len();
+    if rest > 0 {
+        let _ = writeln!(text, "{rest} more nodes have no measurement");
     }
     text.push('\n');
     if matrix.odd.is_empty() {
@@ -102,14 +113,15 @@ fn people(matrix: &Matrix) -> String {
 /// As SVG: every cell has its number, so that the colours are not needed.
 fn svg(matrix: &Matrix) -> String {
     let size = 34;
-    let edge = i64::try_from(matrix.rows.len()).unwrap_or(0) * size;
+    let rows = measured(matrix);
+    let edge = i64::try_from(rows.len()).unwrap_or(0) * size;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"11\" role=\"img\">\n<title>Bandwidth between nodes in GB/s</title>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
         edge + 200,
         edge + 180
     );
     let mut y = 160;
-    for (index, row) in matrix.rows.iter().enumerate() {
+    for (index, row) in rows.iter().enumerate() {
         let name = escaped(&row.node);
         let x = 180 + i64::try_from(index).unwrap_or(0) * size;
         let _ = writeln!(
@@ -119,7 +131,7 @@ fn svg(matrix: &Matrix) -> String {
             x + 20
         );
         let mut x = 180;
-        for partner in &matrix.rows {
+        for partner in &rows {
             if let Some(cell) = row.cells.get(&partner.node) {
                 let level = level(cell);
                 let ink = if level == 0 { "white" } else { "black" };
