@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod admit;
-mod certificates;
 mod cli;
 mod doctor;
 mod engine;
@@ -17,7 +16,6 @@ mod label;
 mod page;
 mod profile;
 mod quota;
-mod rolling;
 mod selftest;
 mod smoke;
 mod stage;

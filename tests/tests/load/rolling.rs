@@ -85,6 +85,7 @@ pub(crate) async fn unpatched(pods: &Api<Pod>, prefix: &str) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_and_a_killed_replica_fail_no_creation() {
+    let _alone = crate::alone().await;
     let cluster = Cluster::start(Options::default()).await.unwrap();
     cluster.install_identities().await.unwrap();
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "ib-1", "labels": {

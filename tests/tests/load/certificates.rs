@@ -39,6 +39,7 @@ async fn trusted(cluster: &Cluster) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ca_is_replaced_while_pods_are_created_and_a_broken_secret_heals() {
+    let _alone = crate::alone().await;
     let cluster = Cluster::start(Options::default()).await.unwrap();
     cluster.install_identities().await.unwrap();
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "ib-1", "labels": {
