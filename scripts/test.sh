@@ -13,14 +13,5 @@ trap 'rm -f "$log"' EXIT
 cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 
-awk '
-  /^test result: / {
-    for (i = 1; i < NF; i++) {
-      if ($(i + 1) ~ /^passed/) passed += $i
-      if ($(i + 1) ~ /^failed/) failed += $i
-      if ($(i + 1) ~ /^ignored/) skipped += $i
-    }
-  }
-  END { printf "\ntests: %d passed, %d failed, %d skipped\n", passed, failed, skipped }
-' "$log"
+awk -f scripts/counts.awk "$log"
 exit "$status"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the RoCE test (tests/tests/roce.rs) with what it needs, and ends with the line of counts of every test script. Only
-# where a package that it needs cannot be had does it count as skipped, and says so.
+# Runs the RoCE tests (tests/tests/roce) with what they need, and ends with the line of counts of every test script. Only
+# where a package that they need cannot be had do they count as skipped, and the script says so.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,10 +14,10 @@ case $? in
 esac
 scripts/setup.sh roce && kube=$(scripts/build-kube.sh) && cargo build --locked -p railbind-agent || { count 0 1 0; exit 1; }
 
-if RAILBIND_GUEST=$guest RAILBIND_KUBE=$kube \
-  cargo test --locked -p railbind-tests --test roce -- --ignored --nocapture; then
-  count 1 0 0
-else
-  count 0 1 0
-  exit 1
-fi
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+RAILBIND_GUEST=$guest RAILBIND_KUBE=$kube \
+  cargo test --locked -p railbind-tests --test roce -- --ignored --nocapture 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+awk -f scripts/counts.awk "$log"
+exit "$status"
