@@ -75,6 +75,6 @@ async fn images_say_what_they_are_and_run_as_the_manifests_say() {
         let toolchain = fs::read_to_string(repository().join("rust-toolchain.toml")).unwrap();
         let channel = toolchain.split('"').nth(1).unwrap();
         has(&format!("ENV RUSTUP_TOOLCHAIN={channel}"));
-        has(&format!("ARG BUILD=docker.io/library/rust:{channel}-"));
+        has(&format!("ARG BUILD=rust:{channel}-"));
     }
 }
