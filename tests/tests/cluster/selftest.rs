@@ -82,8 +82,10 @@ async fn machines_that_promise_tcp_prove_it_and_are_idle_afterwards() {
             let status = object(cluster, "nodefabric", node).await?["status"]["selftest"].clone();
             ensure!(status["requested"] == "together" && status["last"]["partner"] == other, "{status}");
             Ok(status)
-        });
-        let status = status.await.with_context(|| agent.process.tail(40)).unwrap();
+        })
+        .await
+        .with_context(|| agent.process.tail(40))
+        .unwrap();
         let last = &status["last"];
         assert_eq!(last["integrity"], "ok", "{status:#}");
         assert!(last["transport"].as_str().unwrap().starts_with("tcp/"), "{status:#}");
