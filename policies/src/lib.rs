@@ -21,6 +21,7 @@ pub mod probe;
 pub mod profile;
 pub mod quantity;
 pub mod rails;
+pub mod raw;
 pub mod reference;
 pub mod report;
 pub mod roles;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     intent::{Engine, Requirement},
     names::label,
+    profile::ResourceFamily,
 };
 
 /// A stack's role label.
@@ -210,6 +211,18 @@ pub fn by_arguments(words: &[&str]) -> Option<String> {
         .iter()
         .find(|mark| text.contains(**mark))
         .map(|mark| format!("argument {mark}"))
+}
+
+/// What makes a pod with a GPU a worker: a stack's role label, a container's command line, or an RDMA resource; for people.
+pub fn recognise<'w, 'r, W: AsRef<[&'w str]>>(
+    labels: &BTreeMap<String, String>,
+    mut words: impl Iterator<Item = W>,
+    mut resources: impl Iterator<Item = &'r String>,
+) -> Option<String> {
+    by_labels(labels).or_else(|| words.find_map(|words| by_arguments(words.as_ref()))).or_else(|| {
+        let name = resources.find(|name| ResourceFamily::Rdma.has(name) || ResourceFamily::Efa.has(name))?;
+        Some(format!("requests GPUs and {name}"))
+    })
 }
 
 /// The engine, by image, command line and labels.

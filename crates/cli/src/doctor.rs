@@ -10,6 +10,7 @@ use policies::{
     doctor::{Asked, Check, Diagnosis, PodScene, Scene, Severity, State, checklist, diagnose, is_healthy},
     fabric::Fact,
     names::{WEBHOOK_MANAGER, annotation},
+    raw,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -169,10 +170,10 @@ async fn pods(cluster: &Cluster, kind: Kind, name: Option<&str>, namespace: &str
     for resource in ["deployments", "statefulsets"] {
         match cluster.get(&format!("/apis/apps/v1/namespaces/{namespace}/{resource}"), name).await {
             Ok(found) => {
-                let labels = gather::strings(&found["spec"]["selector"]["matchLabels"]);
+                let labels = raw::strings(&found["spec"]["selector"]["matchLabels"]);
                 let all = list().await?;
                 let mine = |pod: &Value| {
-                    let own = gather::strings(&pod["metadata"]["labels"]);
+                    let own = raw::strings(&pod["metadata"]["labels"]);
                     !labels.is_empty() && labels.iter().all(|(key, value)| own.get(key) == Some(value))
                 };
                 let groups: BTreeSet<String> = all.iter().filter(|pod| mine(pod)).filter_map(gather::group).collect();

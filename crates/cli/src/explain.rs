@@ -7,6 +7,7 @@ use policies::{
     names::{annotation, k8s},
     node_map::NodeMap,
     profile::Profiles,
+    raw,
     reference::Reference,
 };
 use serde::{Deserialize as _, Serialize};
@@ -98,8 +99,8 @@ async fn namespace(cluster: &Cluster, name: &str) -> Namespace {
     };
     Namespace {
         name: name.into(),
-        labels: gather::strings(&found["metadata"]["labels"]),
-        annotations: gather::strings(&found["metadata"]["annotations"]),
+        labels: raw::strings(&found["metadata"]["labels"]),
+        annotations: raw::strings(&found["metadata"]["annotations"]),
     }
 }
 
@@ -212,7 +213,7 @@ async fn living(
     let place = args.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
     let pod = cluster.get(&format!("/api/v1/namespaces/{place}/pods"), name).await;
     let pod = pod.map_err(|trouble| gather::needed(&format!("pod {place}/{name}"), &trouble))?;
-    let annotations = gather::strings(&pod["metadata"]["annotations"]);
+    let annotations = raw::strings(&pod["metadata"]["annotations"]);
     let namespace = namespace(cluster, &place).await;
     let decision: Option<Value> =
         annotations.get(annotation::DECISION).and_then(|text| serde_json::from_str(text).ok());

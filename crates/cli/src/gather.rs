@@ -11,6 +11,7 @@ use policies::{
     names::{CONDITION, label},
     node_fabric::NodeFabricStatus,
     profile::Profiles,
+    raw::strings,
     report::Condition,
     workers,
 };
@@ -262,10 +263,4 @@ pub fn is_worker(pod: &Value) -> bool {
 /// The value of a pod's group label.
 pub fn group(pod: &Value) -> Option<String> {
     workers::group(&strings(&pod["metadata"]["labels"])).map(|group| group.value)
-}
-
-/// A map of texts.
-pub fn strings(map: &Value) -> BTreeMap<String, String> {
-    let entries = map.as_object().into_iter().flatten();
-    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::scene::{ContainerScene, EnvScene, PodScene};
-use crate::{fabric::Fact, names::annotation, profile::ResourceFamily, select::is_gpu, workers};
+use crate::{
+    fabric::Fact,
+    names::annotation,
+    raw::{extended, gpus, has_shm, non_root, strings},
+    workers,
+};
 
 impl PodScene {
     /// Reads a pod. Nothing in it is trusted to be there, or to be what it should.
@@ -55,15 +60,9 @@ fn worker(labels: &BTreeMap<String, String>, containers: &[ContainerScene]) -> O
     if labels.get(crate::names::label::INJECT).is_some_and(|value| value == "enabled") {
         return Some("its own label asks for Railbind".into());
     }
-    let words = |container: &ContainerScene| {
-        let words: Vec<&str> = container.words.iter().map(String::as_str).collect();
-        workers::by_arguments(&words)
-    };
-    workers::by_labels(labels).or_else(|| containers.iter().find_map(words)).or_else(|| {
-        let name = containers.iter().flat_map(|container| container.resources.keys());
-        let mut rdma = name.filter(|name| ResourceFamily::Rdma.has(name) || ResourceFamily::Efa.has(name));
-        rdma.next().map(|name| format!("requests GPUs and {name}"))
-    })
+    let words = containers.iter().map(|container| container.words.iter().map(String::as_str).collect::<Vec<_>>());
+    let resources = containers.iter().flat_map(|container| container.resources.keys());
+    workers::recognise(labels, words, resources)
 }
 
 fn container(raw: &Value, spec: &Value, status: &Value, annotations: &BTreeMap<String, String>) -> ContainerScene {
@@ -90,8 +89,7 @@ fn container(raw: &Value, spec: &Value, status: &Value, annotations: &BTreeMap<S
             .filter_map(Value::as_str)
             .map(str::to_owned)
             .collect(),
-        has_shm: list(&raw["volumeMounts"])
-            .any(|mount| mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == "/dev/shm")),
+        has_shm: has_shm(raw),
         restarts: mine.and_then(|mine| mine["restartCount"].as_u64()).unwrap_or(0),
         trouble: mine.and_then(trouble),
         logs: Fact::Unknown("not asked".into()),
@@ -125,37 +123,6 @@ fn variable(entry: &Value, annotations: &BTreeMap<String, String>) -> Option<(St
         None => EnvScene::Elsewhere,
     };
     Some((name, value))
-}
-
-/// Another user than root, where the security context says.
-fn non_root(context: &Value) -> Option<bool> {
-    match (context["runAsUser"].as_i64(), context["runAsNonRoot"].as_bool()) {
-        (Some(user), _) => Some(user != 0),
-        (None, Some(true)) => Some(true),
-        (None, _) => None,
-    }
-}
-
-fn extended(container: &Value) -> BTreeMap<String, u64> {
-    let mut found = BTreeMap::new();
-    for part in ["requests", "limits"] {
-        for (name, quantity) in container["resources"][part].as_object().into_iter().flatten() {
-            let count = quantity.as_u64().or_else(|| quantity.as_str()?.parse().ok());
-            if let (true, Some(count)) = (name.contains('/'), count) {
-                found.insert(name.clone(), count);
-            }
-        }
-    }
-    found
-}
-
-fn gpus(resources: &BTreeMap<String, u64>) -> u64 {
-    resources.iter().filter(|(name, _)| is_gpu(name)).map(|(_, count)| *count).fold(0, u64::saturating_add)
-}
-
-fn strings(map: &Value) -> BTreeMap<String, String> {
-    let entries = map.as_object().into_iter().flatten();
-    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -6,10 +6,9 @@ use policies::{
     intent::{ContainerIntent, Placement, PodIntent},
     lint::Conflicts,
     names::annotation,
-    profile::ResourceFamily,
     quantity,
+    raw::{self, extended, non_root, strings},
     room::Charged,
-    select::is_gpu,
     workers,
 };
 use serde::Deserialize;
@@ -74,14 +73,7 @@ pub(crate) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
         profile_set: asked(annotation::PROFILE_SET).map(str::to_owned),
         decided: super::decided(&annotations),
         ucx: annotations.get(annotation::UCX_VERSION).and_then(|version| version.parse().ok()),
-        has_shm: taking_part.iter().any(|container| {
-            let mounts = container.raw["volumeMounts"].as_array();
-            mounts.is_some_and(|mounts| {
-                mounts.iter().any(|mount| {
-                    mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == "/dev/shm")
-                })
-            })
-        }),
+        has_shm: taking_part.iter().any(|container| raw::has_shm(container.raw)),
         refuses_ipc_lock: context
             .namespace_labels
             .get("pod-security.kubernetes.io/enforce")
@@ -126,17 +118,9 @@ fn worker(
     if !containers.iter().any(Container::takes_part) {
         return Err("no container requests a GPU".into());
     }
-    if let Some(why) = workers::by_labels(labels) {
-        return Ok(why);
-    }
-    if let Some(why) = containers.iter().find_map(|container| workers::by_arguments(&container.words)) {
-        return Ok(why);
-    }
-    let rdma = containers
-        .iter()
-        .flat_map(|container| container.resources.keys())
-        .find(|name| ResourceFamily::Rdma.has(name) || ResourceFamily::Efa.has(name));
-    rdma.map(|name| format!("requests GPUs and {name}"))
+    let words = containers.iter().map(|container| &container.words);
+    let resources = containers.iter().flat_map(|container| container.resources.keys());
+    workers::recognise(labels, words, resources)
         .ok_or_else(|| "a GPU pod without a worker's role label, arguments or RDMA resource".into())
 }
 
@@ -152,8 +136,7 @@ struct Container<'a> {
 
 impl Container<'_> {
     fn gpus(&self) -> u64 {
-        // A hostile pod asks for more than there are numbers.
-        self.resources.iter().filter(|(name, _)| is_gpu(name)).fold(0, |sum, (_, count)| sum.saturating_add(*count))
+        raw::gpus(&self.resources)
     }
 
     /// Requests a GPU, by extended resource or by claim.
@@ -196,20 +179,6 @@ fn containers(pod: &Value) -> Result<Vec<Container<'_>>, Malformed> {
         }
     }
     Ok(found)
-}
-
-/// Extended resources of a container: limits, or requests where there is no limit.
-fn extended(container: &Value) -> BTreeMap<String, u64> {
-    let mut found = BTreeMap::new();
-    for part in ["requests", "limits"] {
-        for (name, quantity) in container["resources"][part].as_object().into_iter().flatten() {
-            let count = quantity.as_u64().or_else(|| quantity.as_str()?.parse().ok());
-            if let (true, Some(count)) = (name.contains('/'), count) {
-                found.insert(name.clone(), count);
-            }
-        }
-    }
-    found
 }
 
 /// Bytes of memory that a container, or a pod, may have.
@@ -271,19 +240,6 @@ fn env_from(container: &Value) -> impl Iterator<Item = String> {
             .into_iter()
             .find_map(|(key, kind)| source[key]["name"].as_str().map(|name| format!("{kind} {name}")))
     })
-}
-
-/// Whether a security context says that the process is not root; `None` where it says nothing.
-fn non_root(context: &Value) -> Option<bool> {
-    match context["runAsUser"].as_i64() {
-        Some(user) => Some(user != 0),
-        None => context["runAsNonRoot"].as_bool().filter(|non_root| *non_root),
-    }
-}
-
-fn strings(map: &Value) -> BTreeMap<String, String> {
-    let entries = map.as_object().into_iter().flatten();
-    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 fn typed<T: for<'de> Deserialize<'de>>(list: &Value, path: &str) -> Result<Vec<T>, Malformed> {
