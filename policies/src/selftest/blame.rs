@@ -4,8 +4,6 @@
 //! with others; it takes two such partners and four failures more than successes (at 2 % of false failures that is less than one
 //! node in a million a run). A node that is labelled `failed` speaks against nobody.
 
-use std::cmp::Reverse;
-
 use jiff::Timestamp;
 
 use super::{
@@ -280,14 +278,10 @@ pub fn assess(settings: &Settings, view: &View<'_>, status: &SelftestStatus) -> 
         found.suspect_pairs = pairs;
         return found;
     }
-    let no_witness = || view.members.iter().all(|name| name == view.me || (view.standing)(name) == Standing::Failed);
-    if votes.good + against == 0 && votes.excused > 0 && no_witness() {
+    if votes.good + against == 0 && votes.excused > 0 {
         return only_failed_partners(&votes, view, status, before, spent, &said);
     }
     let (code, reason) = match (votes.good + against, against) {
-        (0, _) if votes.excused > 0 => {
-            (code::UNDECIDED, format!("failed only with {} nodes that fail with others too", votes.excused))
-        }
         (0, _) if votes.own == 0 => (code::UNTESTED, "no transfer was made".to_owned()),
         (_, 0) => (code::UNDECIDED, "one result that is unlike the last ones; it is tried again".into()),
         _ => (
@@ -359,8 +353,8 @@ fn only_partner(
     }
 }
 
-/// All others fail with others too, and so say nothing: a loopback through the NIC can say that this node is bad as well,
-/// not that it is good.
+/// Whoever it failed with fails with others too, and so says nothing. Where there is nobody else, a loopback through the NIC can say that
+/// this node is bad as well, not that it is good.
 fn only_failed_partners(
     votes: &Votes<'_>,
     view: &View<'_>,
@@ -370,6 +364,11 @@ fn only_failed_partners(
     said: &dyn Fn(Standing, &str, bool, String) -> Assessment,
 ) -> Assessment {
     let excused = votes.excused;
+    let undecided =
+        || said(before, code::UNDECIDED, spent, format!("failed only with {excused} nodes that fail with others too"));
+    if view.members.iter().any(|name| name != view.me && (view.standing)(name) != Standing::Failed) {
+        return undecided();
+    }
     let looped = status.partners.iter().find(|partner| partner.name == view.me);
     match (votes.looped, looped) {
         (Some((Grade::Failed, 2..)), Some(looped)) => said(
@@ -378,15 +377,10 @@ fn only_failed_partners(
             true,
             format!("failed with {excused} nodes that fail with others too, and in loopbacks through its own NIC"),
         ),
-        (found, _) => Assessment {
-            wants_loopback: found.is_none_or(|(grade, _)| grade == Grade::Failed),
-            ..said(
-                before,
-                code::UNDECIDED,
-                spent,
-                format!("failed only with {excused} nodes that fail with others too"),
-            )
-        },
+        (found, _) => {
+            let wants_loopback = found.is_none_or(|(grade, _)| grade == Grade::Failed);
+            Assessment { wants_loopback, ..undecided() }
+        }
     }
 }
 
@@ -401,15 +395,6 @@ fn one_rail(status: &SelftestStatus) -> Option<&str> {
     let others_good =
         fresh().any(|found| found.verdict != Grade::Failed && found.port.as_deref().is_some_and(|p| p != port));
     (only && others_good).then_some(port)
-}
-
-/// Names of the partners of the run in progress, the latest first.
-pub fn partners_of_run(status: &SelftestStatus) -> Vec<&str> {
-    let since = status.sweep.as_ref().map(|sweep| sweep.since);
-    let mut fresh: Vec<&PartnerStatus> =
-        status.partners.iter().filter(|partner| since.is_some_and(|since| partner.at >= since)).collect();
-    fresh.sort_by_key(|partner| Reverse(partner.at));
-    fresh.into_iter().map(|partner| partner.name.as_str()).collect()
 }
 
 #[cfg(test)]
