@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     core::ObjectMeta,
-    runtime::watcher::{Config, Event, watcher},
+    runtime::watcher::{Config, watcher},
 };
 use policies::{
     names::k8s,
@@ -23,7 +23,7 @@ use policies::{
 
 use crate::{
     mirror::{Mirror, Named, Writer},
-    nodes::{self, Need},
+    nodes::{self, Need, keep},
 };
 
 impl Named for QuotaView {
@@ -87,6 +87,8 @@ impl Mirrors {
     /// Mirrors of these for ever, for tests.
     #[cfg(test)]
     pub(crate) fn of_quotas(quotas: impl IntoIterator<Item = QuotaView>) -> Self {
+        use kube::runtime::watcher::Event;
+
         let (mut writers, mirrors) = Self::new();
         let listed = quotas.into_iter().map(Event::InitApply);
         writers.quotas.apply([Event::Init].into_iter().chain(listed).chain([Event::InitDone]), |view| view);
@@ -114,20 +116,6 @@ pub async fn follow(client: Client, writers: Writers, quota_check: Check, limit_
         nodes::follow(quotas, |view| view, writers.quotas, quota_check, Need::Helpful, |_| {}),
         nodes::follow(limits, |view| view, writers.limits, limit_check, Need::Helpful, |_| {}),
     );
-}
-
-/// The event of the object's view; that of its end, where it bounds nothing of ours.
-fn keep<K, T>(event: Event<K>, view: fn(&K) -> Option<T>, identity: fn(&K) -> T) -> Option<Event<T>> {
-    Some(match event {
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-        Event::InitApply(object) => Event::InitApply(view(&object)?),
-        Event::Apply(object) => match view(&object) {
-            Some(view) => Event::Apply(view),
-            None => Event::Delete(identity(&object)),
-        },
-        Event::Delete(object) => Event::Delete(identity(&object)),
-    })
 }
 
 fn key(metadata: &ObjectMeta) -> String {
@@ -196,9 +184,10 @@ fn limit(limit: &LimitRange) -> Option<LimitView> {
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::watcher::Event;
     use serde_json::{Value, json};
 
-    use super::{Charged, Event, Mirrors, keep, limit, limit_identity, quota, quota_identity};
+    use super::{Charged, Mirrors, keep, limit, limit_identity, quota, quota_identity};
 
     fn a_quota(name: &str, hard: &Value, used: &Value, spec: &Value) -> k8s_openapi::api::core::v1::ResourceQuota {
         serde_json::from_value(json!({

@@ -98,6 +98,20 @@ pub(crate) enum Need {
     Helpful,
 }
 
+/// The event of the object's view; that of its end, where the object is not, or no longer, one of those that are kept.
+pub(crate) fn keep<K, T>(event: Event<K>, view: fn(&K) -> Option<T>, identity: fn(&K) -> T) -> Option<Event<T>> {
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(view(&object)?),
+        Event::Apply(object) => match view(&object) {
+            Some(view) => Event::Apply(view),
+            None => Event::Delete(identity(&object)),
+        },
+        Event::Delete(object) => Event::Delete(identity(&object)),
+    })
+}
+
 /// Feeds a watch into a mirror. Once the first list is in, trouble leaves the check ready: what is known stays good enough to
 /// decide by, and a webhook that is taken out of service decides nothing at all.
 pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(

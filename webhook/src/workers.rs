@@ -83,16 +83,7 @@ pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: C
 }
 
 pub(crate) fn keep(event: Event<DynamicObject>) -> Option<Event<WorkerView>> {
-    Some(match event {
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-        Event::InitApply(pod) => Event::InitApply(view(&pod)?),
-        Event::Apply(pod) => match view(&pod) {
-            Some(view) => Event::Apply(view),
-            None => Event::Delete(identity(&pod)),
-        },
-        Event::Delete(pod) => Event::Delete(identity(&pod)),
-    })
+    nodes::keep(event, view, identity)
 }
 
 fn identity(pod: &DynamicObject) -> WorkerView {
