@@ -260,4 +260,6 @@ impl Serving {
 }
 
 #[cfg(test)]
+mod handshake;
+#[cfg(test)]
 mod tests;

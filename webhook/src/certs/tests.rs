@@ -3,14 +3,17 @@ use std::sync::{Arc, LazyLock};
 use daemon::Readiness;
 use prometheus_client::registry::Registry;
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConnection,
+    ClientConfig, ClientConnection,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{ServerName, UnixTime},
     time_provider::TimeProvider,
 };
 use serde_json::{Value, json};
 
-use super::{Authority, Duration, Instant, Keeper, Lives, Material, Metrics, Phase, Serving, SystemTime};
+use super::{
+    Authority, Duration, Instant, Keeper, Lives, Material, Metrics, Phase, Serving, SystemTime,
+    handshake::{roots, shake},
+};
 use crate::{
     args::BindingEngine,
     register::{Place, Registrar, Wanted},
@@ -162,37 +165,17 @@ async fn a_secret_that_is_broken_or_over_is_replaced_at_the_start() {
 
 /// Whether an API server that trusts this talks to the replica.
 fn shakes(serving: &Serving, bundle: &str) -> bool {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
-        roots.add(certificate.unwrap()).unwrap();
-    }
     let config = ClientConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), Arc::new(Stopped))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(bundle))
         .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
-    let mut server = ServerConnection::new(serving.tls.get_inner()).unwrap();
-    while client.is_handshaking() {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        server.read_tls(&mut wire.as_slice()).unwrap();
-        server.process_new_packets().unwrap();
-        let mut wire = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut read = wire.as_slice();
-        while !read.is_empty() {
-            client.read_tls(&mut read).unwrap();
-            if client.process_new_packets().is_err() {
-                return false;
-            }
-        }
+    let client = ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap();
+    match shake(serving.tls.get_inner(), client) {
+        Ok(_) => true,
+        Err(rustls::Error::InvalidCertificate(_)) => false,
+        Err(error) => panic!("{error}"),
     }
-    true
 }
 
 fn registrar(server: &ApiServer, serving: &Serving, lives: Lives) -> Registrar {

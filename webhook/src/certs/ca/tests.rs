@@ -3,12 +3,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 
-use super::{Authority, CertError, certificates, provider};
+use super::{
+    super::handshake::{roots, shake},
+    Authority, CertError, certificates, provider,
+};
 
 const DAY: Duration = Duration::from_hours(24);
 const CA_LIFE: Duration = Duration::from_hours(24 * 365);
@@ -21,43 +21,13 @@ fn names() -> Vec<String> {
 }
 
 fn client(bundle_pem: &str, name: &str, alpn: &[&[u8]]) -> ClientConnection {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bundle_pem.as_bytes()) {
-        roots.add(certificate.unwrap()).unwrap();
-    }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(bundle_pem))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned()).unwrap()).unwrap()
-}
-
-/// A whole handshake, in memory.
-fn shake(server: Arc<ServerConfig>, mut client: ClientConnection) -> Result<Option<Vec<u8>>, rustls::Error> {
-    let mut server = ServerConnection::new(server).unwrap();
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut read = wire.as_slice();
-        while !read.is_empty() {
-            server.read_tls(&mut read).unwrap();
-            server.process_new_packets()?;
-        }
-        let mut wire = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut read = wire.as_slice();
-        while !read.is_empty() {
-            client.read_tls(&mut read).unwrap();
-            client.process_new_packets()?;
-        }
-    }
-    Ok(client.alpn_protocol().map(<[u8]>::to_vec))
 }
 
 #[test]
