@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use crate::{
     intent::{Placement, PodIntent, Requirement},
+    kernel::Version,
     names::{annotation, label},
     node_map::{self, Group, NodeMap},
-    profile::{AUTO, Profiles},
+    profile::{AUTO, Profiles, TransportProfile},
     roles::Fabric,
     select::{self, Choice, NodeView},
 };
@@ -210,11 +211,35 @@ pub fn bind_values(profiles: &Profiles, node: &NodeView) -> BTreeMap<String, Str
     let Some(fabric) = node.fabric() else {
         return BTreeMap::new();
     };
-    let lines = profiles
-        .iter()
-        .filter(|profile| profile.spec.when.fabric.contains(&fabric))
-        .flat_map(|profile| profile.spec.env.iter())
-        .filter(|line| env::applies(line, fabric));
+    late_values(profiles.iter().filter(|profile| profile.spec.when.fabric.contains(&fabric)), fabric, node)
+}
+
+/// The environment that a container of no particular engine has on this node, once it is bound. `ucx`: the version that reads it.
+pub fn environment(
+    profile: &TransportProfile,
+    fabric: Fabric,
+    node: &NodeView,
+    ucx: Option<Version>,
+) -> BTreeMap<String, String> {
+    let mut plan = Plan::default();
+    env::lines(profile, fabric, &PodIntent { ucx, ..PodIntent::default() }, &mut plan);
+    let late = late_values([profile], fabric, node);
+    let bound = |EnvPlan { name, value }| {
+        let value = match value {
+            EnvValue::Constant(value) => value,
+            EnvValue::Late(default) => late.get(&name).cloned().unwrap_or(default),
+        };
+        (name, value)
+    };
+    plan.env.into_iter().map(bound).collect()
+}
+
+fn late_values<'a>(
+    profiles: impl IntoIterator<Item = &'a TransportProfile>,
+    fabric: Fabric,
+    node: &NodeView,
+) -> BTreeMap<String, String> {
+    let lines = profiles.into_iter().flat_map(|profile| &profile.spec.env).filter(|line| env::applies(line, fabric));
     lines
         .filter_map(|line| line.from.and_then(|fact| node.fact(fact)).map(|value| (line.name.clone(), value)))
         .collect()

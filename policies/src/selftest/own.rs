@@ -6,6 +6,7 @@ use crate::{
     domain::fnv1a,
     kernel::Version,
     names::label,
+    plan,
     profile::{Profiles, TransportProfile},
     roles::Fabric,
     select::{NodeView, qualifies},
@@ -39,17 +40,7 @@ pub fn candidates<'a>(profiles: &'a Profiles, node: &NodeView) -> Vec<Candidate<
 
 /// The environment that a pod of no particular engine would get of a profile on this node. `ucx`: the version that will read it.
 pub fn environment(candidate: Candidate<'_>, node: &NodeView, ucx: Option<Version>) -> BTreeMap<String, String> {
-    let lines = candidate.profile.spec.env.iter().filter(|line| {
-        (line.fabric.is_empty() || line.fabric.contains(&candidate.fabric))
-            && line.engine.is_empty()
-            && line.ucx.is_none_or(|range| ucx.is_some_and(|ucx| range.contains(ucx)))
-    });
-    lines
-        .map(|line| {
-            let late = || line.from.and_then(|fact| node.fact(fact)).or_else(|| line.default.clone());
-            (line.name.clone(), line.value.clone().or_else(late).unwrap_or_default())
-        })
-        .collect()
+    plan::environment(candidate.profile, candidate.fabric, node, ucx)
 }
 
 /// A word for the facts that a result depends on: with others, it says nothing any more.
