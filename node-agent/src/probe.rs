@@ -12,7 +12,7 @@ mod print;
 mod ucx;
 mod verdict;
 
-use std::{io, process::Command, time::Duration};
+use std::{io, path::PathBuf, process::Command, time::Duration};
 
 use policies::{
     fabric::{Fact, Problem},
@@ -21,7 +21,9 @@ use policies::{
 };
 use serde::Serialize;
 
+pub(crate) use self::child::end_group;
 pub(crate) use self::inside::confine;
+pub(crate) use self::ucx::{Variables, variables};
 pub(crate) use self::verdict::{last_words, signal};
 use crate::args::{CudaProbeArgs, GpuProbeArgs, ProbeChild, ProbeCommand, UcxProbeArgs};
 
@@ -38,8 +40,7 @@ pub struct Probed<T> {
 pub fn ucx(args: &UcxProbeArgs) -> Probed<UcxFacts> {
     let mut command = own("ucx");
     command.envs(ucx::OURS);
-    // A variable that is set to nothing names no folder.
-    for folder in args.folders.iter().filter(|folder| !folder.as_os_str().is_empty()) {
+    for folder in named(&args.folders) {
         command.arg("--lib").arg(folder);
     }
     let run = child::run(&mut command, args.deadline);
@@ -83,10 +84,17 @@ pub(crate) fn execute(command: &ProbeCommand) -> anyhow::Result<()> {
     }
 }
 
+/// This program. Not its path: an upgrade may have replaced the file, and the child must be of the same build.
+pub(crate) const PROGRAM: &str = "/proc/self/exe";
+
+/// The folders that are named: a variable that is set to nothing names none.
+pub(crate) fn named(folders: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
+    folders.iter().filter(|folder| !folder.as_os_str().is_empty())
+}
+
 /// This program again, as the named child.
 fn own(child: &str) -> Command {
-    // Not its path: an upgrade may have replaced the file, and the child must be of the same build.
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(PROGRAM);
     command.args(["probe", "child", child]);
     command
 }

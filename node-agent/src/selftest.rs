@@ -7,6 +7,7 @@ pub mod gate;
 pub mod gpus;
 pub mod members;
 pub mod metrics;
+mod own;
 pub mod session;
 pub mod tester;
 pub mod transfer;

@@ -95,6 +95,14 @@ fn end(status: ExitStatus) -> End {
     }
 }
 
+/// Kills a child of ours and what it started: the group that it leads. It must not have been waited for.
+pub(crate) fn end_group(leader: u32) {
+    if let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
+        // What is gone already cannot be killed, and what may not be killed is not ours.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// A child that does not outlive its watch, whatever ends it.
 struct Killed(Child);
 
@@ -111,23 +119,15 @@ impl Killed {
     }
 
     fn kill(mut self, end: End) -> End {
-        self.end_group();
+        end_group(self.0.id());
         if self.wait(Instant::now() + GRACE).is_some() { end } else { End::Stuck }
-    }
-
-    fn end_group(&self) {
-        let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        if let Some(group) = group {
-            // What is gone already cannot be killed, and what may not be killed is not ours.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
     }
 }
 
 impl Drop for Killed {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            self.end_group();
+            end_group(self.0.id());
             // Waiting here would take as long as a driver in the kernel likes; the process's end reaps what is left.
             let _ = self.wait(Instant::now() + GRACE);
         }

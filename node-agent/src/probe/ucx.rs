@@ -10,16 +10,24 @@ use ucx_sys::{Context, DeviceType, Domain, Library, search, text};
 
 use super::inside::Report;
 
-/// What the probe sets for its child: UCX's words where we read them, all of them, and no signal handlers. UCX reads these in a
-/// constructor, so they must be there before it is loaded.
-pub(super) const OURS: [(&str, &str); 5] = [
-    ("UCX_LOG_FILE", "stderr"),
-    ("UCX_LOG_LEVEL", "warn"),
-    // Its default, and enforced: with a larger one, UCX 1.13.1 overflows its stack when it warns of an absent device.
-    ("UCX_LOG_BUFFER", "1k"),
-    ("UCX_WARN_UNUSED_ENV_VARS", "y"),
-    ("UCX_HANDLE_ERRORS", "none"),
-];
+/// What the probe sets for its child: UCX is to say what it does not know.
+pub(super) const OURS: Variables = variables("y");
+
+/// Variables of UCX that are ours in a child.
+pub(crate) type Variables = [(&'static str, &'static str); 5];
+
+/// UCX's words where we read them, with those about variables that it does not know or without, and no signal handlers. UCX reads
+/// these in a constructor, so they must be there before it is loaded.
+pub(crate) const fn variables(warn_of_unknown: &'static str) -> Variables {
+    [
+        ("UCX_LOG_FILE", "stderr"),
+        ("UCX_LOG_LEVEL", "warn"),
+        // Its default, and enforced: with a larger one, UCX 1.13.1 overflows its stack when it warns of an absent device.
+        ("UCX_LOG_BUFFER", "1k"),
+        ("UCX_WARN_UNUSED_ENV_VARS", warn_of_unknown),
+        ("UCX_HANDLE_ERRORS", "none"),
+    ]
+}
 
 /// Asks everything, in the child. The report is sent before each step that enters UCX.
 pub(super) fn ask(folders: &[PathBuf], report: &mut Report) -> io::Result<()> {

@@ -9,7 +9,6 @@ use std::{
 };
 
 use policies::selftest::{Failure, FailureKind, Integrity, Memory, Order, Report, Said, Told};
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -18,7 +17,7 @@ use tokio::{
 use ucx_sys::text;
 
 use super::transfer::{Line, OURS, Trouble, blank, failed_word};
-use crate::probe::{last_words, signal};
+use crate::probe::{PROGRAM, end_group, last_words, named, signal};
 
 /// Longest line of a child: what it says to the other one, in JSON within JSON.
 const LINE: usize = 1 << 20;
@@ -34,9 +33,6 @@ const GRACE: Duration = Duration::from_secs(1);
 const BORDER: u32 = 19;
 /// What bounds the deadline itself.
 const LONGEST: Duration = Duration::from_hours(24);
-
-/// This program. Not its path: an upgrade may have replaced the file, and the child must be of the same build.
-pub(super) const PROGRAM: &str = "/proc/self/exe";
 
 /// A transfer that one child makes.
 ///
@@ -315,10 +311,8 @@ impl Running {
 
     fn kill(&mut self) {
         // The id is `None` once the child was waited for: then its group may be somebody else's.
-        let group = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(group) = group {
-            // What is gone already cannot be killed.
-            let _ = kill_process_group(group, Signal::KILL);
+        if let Some(id) = self.child.id() {
+            end_group(id);
         }
     }
 }
@@ -347,8 +341,7 @@ async fn read(from: Option<&mut (impl AsyncRead + Unpin)>, into: &mut Vec<u8>) -
 fn spawn(program: &Path, order: &Order, ucx_folders: &[PathBuf]) -> io::Result<Running> {
     let mut command = Command::new(program);
     command.args(["bench", "child"]);
-    // A variable that is set to nothing names no folder.
-    for folder in ucx_folders.iter().filter(|folder| !folder.as_os_str().is_empty()) {
+    for folder in named(ucx_folders) {
         command.arg("--ucx-lib").arg(folder);
     }
     for (name, _) in std::env::vars_os() {

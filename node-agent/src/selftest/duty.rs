@@ -15,8 +15,9 @@ use tokio::time::{sleep, sleep_until};
 
 use super::{
     child::Transfer,
+    own::Own,
     session::{Answer, CallError, Child, Dial, Fingerprint, Host, Reason, Served, call},
-    tester::{Done, Own, Seen, Tester},
+    tester::{Done, Seen, Tester},
 };
 
 /// Longest time between two looks at what is due: a change wakes the loop.

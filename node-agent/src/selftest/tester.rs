@@ -5,36 +5,35 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use policies::{
-    kernel::Version,
-    names::{annotation, label},
+    names::label,
     node_fabric::EndpointStatus,
     profile::Profiles,
-    rails,
     report::Announcement,
-    select::NodeView,
     selftest::{
         Against, Gates, GpuUse, Limits, Memory, Op, Order, Pace, Report, Role, SelftestStatus, Settings, Standing,
-        Terms, TransferStatus, View, blame, gpus, own, publish,
+        Terms, TransferStatus, View, blame, gpus,
+        own::{self, Candidate},
+        publish,
         verdict::{self, Expected, Judgement, Trial},
     },
-    verdict::GpuDirectPath,
 };
 use tokio::sync::Notify;
 
 use super::{
-    child::{PROGRAM, Transfer},
+    child::Transfer,
     gate::Gate,
     gpus::Gpus,
     members::{Member, Members},
     metrics::Metrics,
+    own::Own,
     session::{Identity, PROTOCOL},
 };
-use crate::survey::Survey;
+use crate::{probe::PROGRAM, survey::Survey};
 
 /// What is measured: NIXL's two ways to move a cache, the guide's, and the latency.
 const OPS: [Op; 4] = [Op::Put, Op::Get, Op::Tag, Op::Latency];
@@ -89,25 +88,6 @@ struct State {
     lent_host: Option<String>,
 }
 
-/// What the last survey says, as far as a self-test goes by it.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Own {
-    pub(super) view: NodeView,
-    pub(super) domain: String,
-    pub(super) soft: bool,
-    gpu_direct: bool,
-    /// The node has GPUs, or it is not known.
-    gpus: bool,
-    /// The GPU whose memory would be moved, by CUDA's ordinal, or why there is none.
-    gpu: Result<u32, String>,
-    kernel: Option<Version>,
-    rates: BTreeMap<String, f64>,
-    ucx: Option<Version>,
-    facts: String,
-    requested: Option<String>,
-    since: Instant,
-}
-
 /// What the Node and its NodeFabric show.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
@@ -159,62 +139,17 @@ impl Tester {
 
     /// Takes over a survey, and what the Node says beside it.
     pub fn surveyed(&self, survey: &Survey, node: &Node) {
-        let labels = survey.verdict.labels_on(&BTreeMap::new());
-        let fabric = survey.verdict.fabric.known().copied();
-        let rails = rails::find(&survey.facts, &survey.verdict.ports);
-        let view = NodeView {
-            name: self.config.node.clone(),
-            labels: labels.clone(),
-            net_devices: rails.net_devices.value,
-            roce_subnets: rails.roce_subnets.value,
-            ..NodeView::default()
-        };
-        let name = |device: &str, port: u32| format!("{device}:{port}");
-        let (cuda, all_ucx) = (&survey.probes.cuda, &survey.probes.ucx);
-        let gpu = gpus::nearest(
-            &rails.gpus,
-            cuda.as_ref().map(|probed| &probed.facts),
-            all_ucx.as_ref().map(|probed| &probed.facts),
-        );
-        let mut ports: Vec<String> = survey
-            .verdict
-            .compute_ports()
-            .map(|port| format!("{} {:?}", name(&port.device, port.port), port.gid.and_then(|gid| gid.index)))
-            .collect();
-        // CUDA is asked after the first survey: what host memory proved until then is not all.
-        ports.extend(gpu.as_ref().ok().map(|gpu| Memory::Cuda(*gpu).to_string()));
-        let ucx = survey.probes.ucx.as_ref().and_then(|ucx| ucx.facts.library.known()?.as_ref());
-        let facts = own::fingerprint(&view, &ports);
-        let requested = node.metadata.annotations.as_ref().and_then(|all| all.get(annotation::SELFTEST_REQUESTED));
-        let domain = own::domain(fabric, labels.get(label::FABRIC_DOMAIN).map(String::as_str));
-        if let Some(domain) = &domain {
+        let mut own = Own::read(&self.config.node, survey, node);
+        if let Some(own) = &own {
             // An agent that has just started may be called before it has anything to test itself.
-            self.members.belong_to(domain);
+            self.members.belong_to(&own.domain);
         }
         let mut state = self.state();
-        let before = state.own.as_ref();
-        let since = before.filter(|own| own.facts == facts).map_or_else(Instant::now, |own| own.since);
-        let own = domain.map(|domain| Own {
-            view,
-            domain,
-            soft: survey.verdict.soft,
-            gpu_direct: matches!(
-                survey.verdict.gpu_direct.known(),
-                Some(Some(GpuDirectPath::DmaBuf | GpuDirectPath::Peermem))
-            ),
-            gpus: survey.facts.gpus.known().is_none_or(|gpus| !gpus.is_empty()),
-            gpu,
-            kernel: survey.facts.kernel.known().and_then(|release| release.parse().ok()),
-            rates: survey
-                .verdict
-                .compute_ports()
-                .filter_map(|port| Some((name(&port.device, port.port), port.rate_gbps?)))
-                .collect(),
-            ucx: ucx.and_then(|ucx| ucx.version.parse().ok()),
-            facts,
-            requested: requested.cloned(),
-            since,
-        });
+        if let (Some(own), Some(before)) = (&mut own, &state.own)
+            && own.facts == before.facts
+        {
+            own.since = before.since;
+        }
         let changed = state.own.as_deref() != own.as_ref();
         state.own = own.map(Arc::new);
         state.endpoint = advertised(self.listening, node);
@@ -275,13 +210,10 @@ impl Tester {
 
     pub(super) fn gates(&self, own: &Own) -> Gates {
         let settle = Duration::from_secs_f64(self.config.settings.slot_seconds.max(0.0));
-        let any = !own::candidates(&self.profiles, &own.view).is_empty();
-        let refused = own::candidates(&self.profiles, &own.view)
-            .first()
-            .is_some_and(|first| own.soft && !first.profile.spec.when.soft);
+        let candidates = self.candidates(own);
         Gates {
-            unsettled: own.since.elapsed() < settle || !any,
-            soft_refused: refused,
+            unsettled: own.since.elapsed() < settle || candidates.is_empty(),
+            soft_refused: candidates.first().is_some_and(|first| own.soft && !first.profile.spec.when.soft),
             // Asked of NVML only when a session would begin: a process each time.
             gpus_busy: None,
             in_session: self.gate.is_busy(),
@@ -313,7 +245,7 @@ impl Tester {
 
     /// Judges a transfer under a profile and takes it over.
     pub(super) fn judge(&self, own: &Own, seen: &Seen, done: &Done<'_>) {
-        let candidates = own::candidates(&self.profiles, &own.view);
+        let candidates = self.candidates(own);
         let Some(place) = candidates.iter().position(|found| found.profile.metadata.name == done.terms.profile) else {
             return;
         };
@@ -377,21 +309,29 @@ impl Tester {
         }
     }
 
+    /// The profiles that this node is to prove, the one that the verdict is about first.
+    fn candidates(&self, own: &Own) -> Vec<Candidate<'_>> {
+        own::candidates(&self.profiles, &own.view)
+    }
+
+    /// The one of this name, and the environment under it.
+    fn candidate(&self, own: &Own, profile: &str) -> Option<(Candidate<'_>, BTreeMap<String, String>)> {
+        let found = self.candidates(own).into_iter().find(|found| found.profile.metadata.name == profile)?;
+        Some((found, own::environment(found, &own.view, own.ucx)))
+    }
+
     /// The profile that the verdict is about, and after it those of other sets that this run has not tried yet.
     pub(super) fn to_try(&self, own: &Own) -> Vec<String> {
         let state = self.state();
         let tried = |name: &str| state.trials.iter().any(|trial| trial.profile == name);
-        let candidates = own::candidates(&self.profiles, &own.view);
-        let names = candidates.into_iter().map(|found| found.profile.metadata.name.clone()).enumerate();
+        let names = self.candidates(own).into_iter().map(|found| found.profile.metadata.name.clone()).enumerate();
         names.filter(|(place, name)| *place == 0 || !tried(name)).map(|(_, name)| name).collect()
     }
 
     /// The GPU whose memory this node moves under a profile, or why it is host memory.
     pub(super) fn gpu(&self, own: &Own, profile: &str, gpu_use: &GpuUse) -> Result<u32, String> {
-        let candidates = own::candidates(&self.profiles, &own.view);
-        let found = candidates.into_iter().find(|found| found.profile.metadata.name == profile);
-        let found = found.ok_or_else(|| format!("this node does not qualify for {profile}"))?;
-        let env = own::environment(found, &own.view, own.ucx);
+        let found = self.candidate(own, profile);
+        let (found, env) = found.ok_or_else(|| format!("this node does not qualify for {profile}"))?;
         gpus::buffer(gpu_use, &own.gpu, own.gpu_direct, found.profile, &env)
     }
 
@@ -417,9 +357,7 @@ impl Tester {
 
     /// The order for one side here; `None` where this node does not qualify for the profile.
     pub(super) fn order(&self, own: &Own, terms: &Terms, role: Role, secret: &str, memory: Memory) -> Option<Order> {
-        let candidates = own::candidates(&self.profiles, &own.view);
-        let found = candidates.into_iter().find(|found| found.profile.metadata.name == terms.profile)?;
-        let env = own::environment(found, &own.view, own.ucx);
+        let (_, env) = self.candidate(own, &terms.profile)?;
         Some(terms.order(role, secret, memory, env))
     }
 

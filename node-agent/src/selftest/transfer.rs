@@ -23,7 +23,7 @@ pub(super) use link::failed as failed_word;
 pub(super) use trouble::Trouble;
 
 use self::{gather::Gathered, link::Link};
-use crate::probe::confine;
+use crate::probe::{Variables, confine, variables};
 
 /// A line of the child's, for its parent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,16 +36,8 @@ pub(super) enum Line {
     SoFar(Box<Report>),
 }
 
-/// Variables of UCX that are ours in the child: its words where they are read, no signal handlers, and nothing about variables that
-/// a profile may carry for other versions. UCX reads them in a constructor, so that they are set before the process starts.
-pub(super) const OURS: [(&str, &str); 5] = [
-    ("UCX_LOG_FILE", "stderr"),
-    ("UCX_LOG_LEVEL", "warn"),
-    // Its default, and enforced: with a larger one, UCX 1.13.1 overflows its stack when it warns of an absent device.
-    ("UCX_LOG_BUFFER", "1k"),
-    ("UCX_WARN_UNUSED_ENV_VARS", "n"),
-    ("UCX_HANDLE_ERRORS", "none"),
-];
+/// Variables of UCX that are ours in the child. Nothing is said about those that a profile may carry for other versions.
+pub(super) const OURS: Variables = variables("n");
 
 /// An empty report of a side.
 pub(super) fn blank(order: &Order) -> Report {

@@ -1,7 +1,11 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
+};
 
 use policies::{
     fabric::Fact,
+    select::NodeView,
     selftest::{NvmlFacts, NvmlGpu, Sweep, Trigger},
 };
 
