@@ -1,15 +1,9 @@
 //! The webhook's CA is replaced while pods are created: no creation fails, and none goes unpatched.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use harness::{Balancer, Cluster, Options, railbind::NAMESPACE, until, with_namespace};
+use harness::{Balancer, Cluster, railbind::NAMESPACE, until, with_namespace};
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     core::v1::{Pod, Secret},
@@ -18,7 +12,7 @@ use kube::Api;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::rolling::{load, unpatched};
+use crate::creating::Creating;
 
 /// A CA that is due after 30 seconds, and a grace that this cluster's one API server does with.
 const LIVES: [&str; 8] =
@@ -39,12 +33,7 @@ async fn trusted(cluster: &Cluster) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ca_is_replaced_while_pods_are_created_and_a_broken_secret_heals() {
-    let _alone = crate::alone().await;
-    let cluster = Cluster::start(Options::default()).await.unwrap();
-    cluster.install_identities().await.unwrap();
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "ib-1", "labels": {
-        "railbind.dev/fabric": "infiniband", "railbind.dev/profile": "infiniband-gpudirect"}}});
-    cluster.apply(&node.to_string()).await.unwrap();
+    let (_alone, cluster) = crate::cluster().await;
     let balancer = Balancer::start().await.unwrap();
     let (one, _) = cluster.spawn_replica("replica-1", &balancer, &LIVES).await.unwrap();
     let (two, _) = cluster.spawn_replica("replica-2", &balancer, &LIVES).await.unwrap();
@@ -52,8 +41,7 @@ async fn a_ca_is_replaced_while_pods_are_created_and_a_broken_secret_heals() {
         let first = trusted(&cluster).await?;
         ensure!(first.len() == 1, "{first:?}");
         let pods: Api<Pod> = Api::namespaced(cluster.client().await?, namespace);
-        let stop = Arc::new(AtomicBool::new(false));
-        let creating = tokio::spawn(load(pods.clone(), "rotation", RATE, stop.clone()));
+        let creating = Creating::start(pods, "rotation", RATE);
         let mut most = 0;
         let deadline = tokio::time::Instant::now() + LIMIT;
         let last = loop {
@@ -79,11 +67,7 @@ async fn a_ca_is_replaced_while_pods_are_created_and_a_broken_secret_heals() {
             Ok(())
         })
         .await?;
-        stop.store(true, Ordering::Relaxed);
-        let (created, failed, rate) = creating.await?;
-        let missed = unpatched(&pods, "rotation").await?;
-        println!("CA rotation: {created} created at {rate:.0}/s, {} failed, {missed} unpatched", failed.len());
-        ensure!(failed.is_empty(), "{:?}", failed.first());
+        let (created, missed) = creating.end("CA rotation").await?;
         ensure!(missed == 0, "{missed} of {created} went unpatched:\n{}{}", one.process.tail(40), two.process.tail(40));
         Ok(())
     })

@@ -4,12 +4,21 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod certificates;
+mod creating;
 mod rolling;
 
+use harness::{Cluster, Options};
+use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Held by the test that runs.
-async fn alone() -> MutexGuard<'static, ()> {
+/// A cluster with one InfiniBand node, for the test that holds the guard: one runs at a time.
+async fn cluster() -> (MutexGuard<'static, ()>, Cluster) {
     static ONE: Mutex<()> = Mutex::const_new(());
-    ONE.lock().await
+    let alone = ONE.lock().await;
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    cluster.install_identities().await.unwrap();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "ib-1", "labels": {
+        "railbind.dev/fabric": "infiniband", "railbind.dev/profile": "infiniband-gpudirect"}}});
+    cluster.apply(&node.to_string()).await.unwrap();
+    (alone, cluster)
 }
