@@ -9,12 +9,11 @@
 # folder's name is the hash of everything that goes into the binary.
 set -eu
 
-source="$(cd "$(dirname "$0")/../tests/kube" && pwd)"
-cache="${RAILBIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/railbind}"
-say() { echo "build-kube: $*" >&2; }
-
-command -v go >/dev/null || { say "Go is not installed (https://go.dev/doc/install)"; exit 1; }
-cd "$source"
+cd "$(dirname "$0")/.."
+script=build-kube
+. scripts/cache.sh
+needs_go
+cd tests/kube
 
 # kubectl and the API server compare versions, so the binary must say which Kubernetes it is.
 version="$(sed -n 's/^[[:space:]]*k8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' go.mod)"
@@ -30,12 +29,7 @@ if [ -x "$home/kube" ]; then
     exit 0
 fi
 
-mkdir -p "$home"
-exec 9>"$home/lock"
-if ! flock -n 9; then
-    say "another build is running, waiting for it"
-    flock 9
-fi
+hold "$home"
 if [ ! -x "$home/kube" ]; then
     say "building Kubernetes $version with $(go version | cut -d' ' -f3), about 7 minutes where nothing is cached yet…"
     started="$(date +%s)"

@@ -6,12 +6,11 @@
 # Needs Go and, the first time, Go's module proxy. The Kubernetes parts are those of tests/kube, so that they are compiled once.
 set -eu
 
-source="$(cd "$(dirname "$0")/../tests/tools" && pwd)"
-cache="${RAILBIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/railbind}"
-say() { echo "build-tools: $*" >&2; }
-
-command -v go >/dev/null || { say "Go is not installed (https://go.dev/doc/install)"; exit 1; }
-cd "$source"
+cd "$(dirname "$0")/.."
+script=build-tools
+. scripts/cache.sh
+needs_go
+cd tests/tools
 # Without service discovery: nothing is scraped here.
 flags="-tags=remove_all_sd -ldflags=-s"
 key="$({ go version; echo "$flags"; sha256sum -- go.mod go.sum; } | sha256sum | cut -d' ' -f1)"
@@ -21,12 +20,7 @@ if [ -x "$home/helm" ] && [ -x "$home/promtool" ]; then
     exit 0
 fi
 
-mkdir -p "$home"
-exec 9>"$home/lock"
-if ! flock -n 9; then
-    say "another build is running, waiting for it"
-    flock 9
-fi
+hold "$home"
 for package in helm.sh/helm/v4/cmd/helm github.com/prometheus/prometheus/cmd/promtool; do
     name="${package##*/}"
     [ -x "$home/$name" ] && continue

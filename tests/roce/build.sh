@@ -13,14 +13,14 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${RAILBIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/railbind}
+script=roce
+. "$here/../../scripts/cache.sh"
 # iproute2 brings `rdma` and, by libcap2-bin, `capsh`; the agent itself wants libgcc.
 packages=(busybox-static ibverbs-providers ibverbs-utils iproute2 libcap2-bin libgcc-s1 ucx-utils)
 kernel=linux-image-amd64
 # rdma_ucm is what UCX's connection manager needs; rxe asks for crc32 by its alias, not as a dependency.
 modules=(virtio_pci virtio_net ib_uverbs rdma_ucm rdma_rxe crc32_generic)
 
-say() { echo "roce: $*" >&2; }
 cannot() { say "$*"; exit 77; }
 
 [ "$(uname -m)" = x86_64 ] || cannot "the guests are x86_64 and run this machine's own binaries; this is $(uname -m)"
@@ -35,12 +35,7 @@ if [ -e "$home/initramfs.cpio" ]; then
   exit 0
 fi
 
-mkdir -p "$home"
-exec 9>"$home/lock"
-if ! flock -n 9; then
-  say "another build is running, waiting for it"
-  flock 9
-fi
+hold "$home"
 if [ -e "$home/initramfs.cpio" ]; then
   echo "$home"
   exit 0

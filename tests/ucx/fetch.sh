@@ -8,8 +8,8 @@
 set -euo pipefail
 
 requirements=$(cd "$(dirname "$0")" && pwd)/${1:-wheel.txt}
-cache=${RAILBIND_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/railbind}
-say() { echo "fetch: $*" >&2; }
+script=fetch
+. "$(dirname "$0")/../../scripts/cache.sh"
 
 key=$({ uname -m; cat "$requirements"; } | sha256sum | cut -c1-16)
 home=$cache/ucx-$key
