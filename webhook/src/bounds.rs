@@ -71,6 +71,11 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// Whether there are none, as in most clusters.
+    pub fn is_empty(&self) -> bool {
+        self.quotas.is_empty() && self.limits.is_empty()
+    }
+
     /// What they leave room for in this pod.
     pub fn room(&self, pod: &Charged) -> Room {
         Room::new(self.quotas.iter().map(Arc::as_ref), self.limits.iter().map(Arc::as_ref), pod)

@@ -91,7 +91,11 @@ pub(crate) fn read(pod: &Value, context: &Context<'_>) -> Result<Result<Reading,
             .any(|annotations| annotations.get(annotation::NO_RDMA).is_some_and(|value| value == "deny")),
         group: workers::group(&labels),
         role: workers::role_of(&labels),
-        room: context.bounds.map(|bounds| bounds.room(&charged(spec, &containers))).unwrap_or_default(),
+        room: context
+            .bounds
+            .filter(|bounds| !bounds.is_empty())
+            .map(|bounds| bounds.room(&charged(spec, &containers)))
+            .unwrap_or_default(),
         siblings: Vec::new(),
     };
     let targets = taking_part
