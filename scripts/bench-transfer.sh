@@ -10,10 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v ucx_perftest >/dev/null; then
-  echo "bench-transfer: installing ucx-utils, which has ucx_perftest" >&2
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ucx-utils >&2
-fi
+scripts/setup.sh bench
 if [ -z "${AGENT:-}" ]; then
   cargo build --locked -q --release -p railbind-agent
   AGENT=${CARGO_TARGET_DIR:-target}/release/railbind-agent

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this repository needs and this machine lacks: Debian packages, and the Rust toolchain of rust-toolchain.toml.
-# Says what it installs, and nothing where nothing is missing. `scripts/setup.sh roce` adds what `make test-roce` needs.
+# Says what it installs, and nothing where nothing is missing. `scripts/setup.sh roce`, `page` or `bench` adds what
+# `make test-roce`, `make test-page` or `make bench` needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,15 @@ need python3 python3
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 # The distribution's UCX, which the tests of `probe ucx` load.
 case "$(/sbin/ldconfig -p)" in *libucp.so.0*) ;; *) missing+=(libucx0) ;; esac
-if [ "${1:-}" = roce ]; then need qemu-system-x86_64 qemu-system-x86; fi
+case "${1:-}" in
+  roce) need qemu-system-x86_64 qemu-system-x86 ;;
+  page)
+    command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+    need node nodejs
+    need npm npm
+    ;;
+  bench) need ucx_perftest ucx-utils ;;
+esac
 if [ ${#missing[@]} -gt 0 ]; then
   echo "setup: installing ${missing[*]}" >&2
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

@@ -3,18 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-missing=()
-command -v chromium >/dev/null || missing+=(chromium)
-command -v npm >/dev/null || missing+=(nodejs npm)
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "page: installing ${missing[*]}" >&2
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "page: cannot install packages here: install ${missing[*]} by hand and run this again" >&2
-    exit 1
-  fi
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" fonts-dejavu-core >&2
-fi
+../../scripts/setup.sh page
 [ -d node_modules/puppeteer-core ] || npm ci --no-audit --no-fund --ignore-scripts >&2
 
 log=$(mktemp)
