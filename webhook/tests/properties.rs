@@ -135,16 +135,20 @@ fn container() -> BoxedStrategy<Value> {
     ])
 }
 
-/// Any pod, half of them surely workers, and half of those with an owner who wants broken settings replaced.
+/// Any pod, half of them surely workers, half of those with an owner who wants broken settings replaced, and half of those with one.
 fn pod() -> BoxedStrategy<Value> {
-    (any_pod(), any::<bool>(), any::<bool>())
-        .prop_map(|(mut pod, worker, replaces)| {
+    (any_pod(), any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(mut pod, worker, replaces, broken)| {
             if worker {
                 pod["metadata"]["labels"]["llm-d.ai/role"] = json!("decode");
                 pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = json!("1");
             }
             if worker && replaces {
                 pod["metadata"]["annotations"]["railbind.dev/conflicts"] = json!("override");
+            }
+            if worker && replaces && broken {
+                pod["spec"]["nodeSelector"] = json!({"kind": "efa"});
+                pod["spec"]["containers"][0]["env"] = json!([{"name": "UCX_RNDV_SCHEME", "value": "get_zcopy"}]);
             }
             pod
         })
@@ -324,5 +328,6 @@ proptest! {
 #[test]
 fn the_laws_hold_and_are_put_to_the_test() {
     laws();
+    println!("{REPLACED:?} variables replaced");
     assert!(REPLACED.load(Ordering::Relaxed) > 20, "{REPLACED:?} variables replaced in all those pods");
 }
