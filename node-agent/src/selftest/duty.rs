@@ -164,7 +164,10 @@ impl Tester {
                     CallError::Busy { .. } | CallError::Refused { .. } | CallError::Own(_) => {
                         pace.refused(settings, &self.config.node, now());
                     }
-                    _ => pace.unanswered(settings, partner, now()),
+                    CallError::Unreachable { .. }
+                    | CallError::Stranger { .. }
+                    | CallError::Version { .. }
+                    | CallError::Protocol { .. } => pace.unanswered(settings, partner, now()),
                 });
                 false
             }
