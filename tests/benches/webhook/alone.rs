@@ -21,7 +21,7 @@ pub(crate) async fn run(cluster: &Cluster) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port()?);
     let url = format!("https://{address}");
     let more = ["--drain-seconds", "1", "--binding-engine", "webhook"];
-    let webhook =
+    let mut webhook =
         cluster.spawn_webhook_under(&["taskset", "-c", SERVER], "webhook-alone", &address, &url, &more).await?;
     ensure!(webhook.metric("railbind_webhook_node_map_nodes", "").await? >= 5000.0, "its map is not complete");
     let listed = memory(&webhook)?;
@@ -64,7 +64,6 @@ pub(crate) async fn run(cluster: &Cluster) -> Result<()> {
         println!("{name:<26} {count:>7} {:>22} {:>22} {:>22} {:>5.0}%", at(500), at(990), at(999), stats::median(busy));
     }
     println!("memory with {NODES} nodes: {listed} after the list, {} after the load", memory(&webhook)?);
-    let mut webhook = webhook;
     webhook.process.stop().await?;
     Ok(())
 }

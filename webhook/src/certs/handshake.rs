@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    ClientConnection, ConnectionCommon, Error, RootCertStore, ServerConfig, ServerConnection, SideData,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
@@ -17,27 +17,25 @@ pub(super) fn roots(bundle_pem: &str) -> RootCertStore {
 }
 
 /// A whole handshake; the protocol that was agreed on.
-pub(super) fn shake(server: Arc<ServerConfig>, mut client: ClientConnection) -> Result<Option<Vec<u8>>, rustls::Error> {
+pub(super) fn shake(server: Arc<ServerConfig>, mut client: ClientConnection) -> Result<Option<Vec<u8>>, Error> {
     let mut server = ServerConnection::new(server).unwrap();
     while client.is_handshaking() || server.is_handshaking() {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut read = wire.as_slice();
-        while !read.is_empty() {
-            server.read_tls(&mut read).unwrap();
-            server.process_new_packets()?;
-        }
-        let mut wire = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut read = wire.as_slice();
-        while !read.is_empty() {
-            client.read_tls(&mut read).unwrap();
-            client.process_new_packets()?;
-        }
+        carry(&mut client, &mut server)?;
+        carry(&mut server, &mut client)?;
     }
     Ok(client.alpn_protocol().map(<[u8]>::to_vec))
+}
+
+/// Brings to one side all that the other has to say.
+fn carry<F: SideData, T: SideData>(from: &mut ConnectionCommon<F>, to: &mut ConnectionCommon<T>) -> Result<(), Error> {
+    let mut wire = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut wire).unwrap();
+    }
+    let mut read = wire.as_slice();
+    while !read.is_empty() {
+        to.read_tls(&mut read).unwrap();
+        to.process_new_packets()?;
+    }
+    Ok(())
 }
