@@ -3,13 +3,12 @@
 use k8s_openapi::{
     ByteString,
     api::admissionregistration::v1::{
-        MatchCondition, MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ServiceReference,
-        WebhookClientConfig,
+        MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ServiceReference, WebhookClientConfig,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
 };
 use kube::core::ObjectMeta;
-use policies::names::{annotation, label};
+use policies::names::label;
 use serde_json::Value;
 
 use crate::{args::BindingEngine, server};
@@ -58,7 +57,6 @@ pub fn configuration(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhookConfigu
 }
 
 fn pods(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhook {
-    let mirror = annotation::MIRROR;
     MutatingWebhook {
         name: "pods.railbind.dev".into(),
         client_config: client_config(&wanted.place, server::PODS, ca_bundle),
@@ -66,10 +64,7 @@ fn pods(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhook {
         // Another webhook may add containers after us.
         reinvocation_policy: Some("IfNeeded".into()),
         timeout_seconds: Some(3),
-        match_conditions: Some(vec![MatchCondition {
-            name: "not-a-mirror-pod".into(),
-            expression: format!("!has(object.metadata.annotations) || !('{mirror}' in object.metadata.annotations)"),
-        }]),
+        // No match condition: for any, the API server converts the whole pod first (a quarter of what it spends on us).
         ..common(wanted)
     }
 }
