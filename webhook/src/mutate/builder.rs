@@ -1,4 +1,7 @@
-//! A patch in the making: every operation is applied to a working copy at once, so later ones see its effect.
+//! A patch in the making: every operation is applied to a working copy at once, so later ones see its effect. What lies below
+//! something that the patch itself adds goes into that: the API server applies operations one at a time, over the whole pod.
+
+use std::{collections::HashMap, error::Error};
 
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value};
@@ -10,6 +13,8 @@ use super::Malformed;
 pub(super) struct Builder {
     object: Value,
     operations: Vec<PatchOperation>,
+    /// Where an operation adds an object or a list, and which operation does.
+    added: HashMap<String, usize>,
 }
 
 /// A key as one token of a JSON pointer (RFC 6901): `~` before `/`.
@@ -19,7 +24,7 @@ pub(super) fn token(key: &str) -> String {
 
 impl Builder {
     pub(super) fn new(object: &Value) -> Self {
-        Self { object: object.clone(), operations: Vec::new() }
+        Self { object: object.clone(), operations: Vec::new(), added: HashMap::new() }
     }
 
     pub(super) fn finish(self) -> Patch {
@@ -70,20 +75,110 @@ impl Builder {
 
     /// Puts another value in the place of the one at `pointer`.
     pub(super) fn replace(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
-        let malformed = || Malformed { path: pointer.into(), expected: "a value to replace" };
-        let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
-        self.apply(PatchOperation::Replace(ReplaceOperation { path, value }), malformed)
+        let operation = |path, value| PatchOperation::Replace(ReplaceOperation { path, value });
+        self.apply(pointer, value, operation)
+            .map_err(|_| Malformed { path: pointer.into(), expected: "a value to replace" })
     }
 
     fn add(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
-        let malformed = || Malformed { path: pointer.into(), expected: "a place in the pod" };
-        let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
-        self.apply(PatchOperation::Add(AddOperation { path, value }), malformed)
+        let adds = self.operations.len();
+        let holds = value.is_object() || value.is_array();
+        let operation = |path, value| PatchOperation::Add(AddOperation { path, value });
+        self.apply(pointer, value, operation)
+            .map_err(|_| Malformed { path: pointer.into(), expected: "a place in the pod" })?;
+        if holds && self.operations.len() > adds {
+            self.added.insert(pointer.into(), adds);
+        }
+        Ok(())
     }
 
-    fn apply(&mut self, operation: PatchOperation, malformed: impl Fn() -> Malformed) -> Result<(), Malformed> {
-        json_patch::patch(&mut self.object, std::slice::from_ref(&operation)).map_err(|_| malformed())?;
-        self.operations.push(operation);
+    fn apply(
+        &mut self,
+        pointer: &str,
+        value: Value,
+        operation: fn(PointerBuf, Value) -> PatchOperation,
+    ) -> Result<(), Box<dyn Error>> {
+        let whole = operation(PointerBuf::parse(pointer)?, value.clone());
+        json_patch::patch(&mut self.object, std::slice::from_ref(&whole))?;
+        match self.above(pointer) {
+            Some((PatchOperation::Add(above), below)) => {
+                json_patch::patch(&mut above.value, &[operation(PointerBuf::parse(below)?, value)])?;
+            }
+            _ => self.operations.push(whole),
+        }
         Ok(())
+    }
+
+    /// The operation that adds something above `pointer`, and the rest of the pointer in there.
+    fn above<'a>(&mut self, pointer: &'a str) -> Option<(&mut PatchOperation, &'a str)> {
+        let mut slashes = pointer.rmatch_indices('/').map(|(at, _)| pointer.split_at(at));
+        let (number, below) = slashes.find_map(|(above, below)| Some((*self.added.get(above)?, below)))?;
+        Some((self.operations.get_mut(number)?, below))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::Builder;
+
+    /// The operations, and the object that they make, which must be the builder's own.
+    fn built(object: &Value, write: impl FnOnce(&mut Builder)) -> Value {
+        let mut builder = Builder::new(object);
+        write(&mut builder);
+        let made = builder.object.clone();
+        let patch = builder.finish();
+        let mut applied = object.clone();
+        json_patch::patch(&mut applied, &patch).unwrap();
+        assert_eq!(applied, made);
+        json!(patch)
+    }
+
+    #[test]
+    fn what_lies_below_something_added_goes_into_it() {
+        let patch = built(&json!({"spec": {"own": [1]}}), |builder| {
+            builder.object("/spec/a").unwrap();
+            builder.set("/spec/a/b~1c", "d", json!({"e": []})).unwrap();
+            builder.push("/spec/own", json!({"f": 0})).unwrap();
+            builder.push("/spec/a/b~1c/d/e", json!({"g": 1})).unwrap();
+            builder.push("/spec/a/b~1c/d/e", json!(2)).unwrap();
+            builder.replace("/spec/a/b~1c/d/e/0", json!(3)).unwrap();
+            builder.object("/spec/ab").unwrap();
+        });
+        assert_eq!(
+            patch,
+            json!([
+                {"op": "add", "path": "/spec/a", "value": {"b/c": {"d": {"e": [3, 2]}}}},
+                {"op": "add", "path": "/spec/own/-", "value": {"f": 0}},
+                {"op": "add", "path": "/spec/ab", "value": {}},
+            ])
+        );
+    }
+
+    #[test]
+    fn what_lies_below_something_of_the_user_is_an_operation_of_its_own() {
+        let patch = built(&json!({"spec": {"own": [{"f": null}], "none": null}}), |builder| {
+            builder.push("/spec/own", json!({})).unwrap();
+            // The element that was just appended: its operation has no number to be found by.
+            builder.set("/spec/own/1", "x", json!(1)).unwrap();
+            builder.set("/spec/own/0/f", "y", json!(2)).unwrap();
+            builder.push("/spec/none", json!(3)).unwrap();
+        });
+        let paths: Vec<&Value> = patch.as_array().unwrap().iter().map(|operation| &operation["path"]).collect();
+        assert_eq!(paths, ["/spec/own/-", "/spec/own/1/x", "/spec/own/0/f", "/spec/none"]);
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_is_said() {
+        let mut builder = Builder::new(&json!({"spec": {"own": 1}}));
+        assert_eq!(
+            builder.object("/spec/own").unwrap_err().to_string(),
+            "/spec/own: expected an object; the pod is left alone"
+        );
+        assert!(builder.push("/spec/own", json!(1)).is_err());
+        assert!(builder.replace("/spec/missing", json!(1)).is_err());
+        assert!(builder.object("/missing/too").is_err());
+        assert!(builder.finish().is_empty());
     }
 }
