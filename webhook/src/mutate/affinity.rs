@@ -44,6 +44,10 @@ fn required(builder: &mut Builder, wanted: &[Value]) -> Result<(), Malformed> {
     }
     for index in 0..count {
         let list = format!("{terms}/{index}/matchExpressions");
+        // An empty term matches no node. With a requirement in it, it would match some, against its owner's word.
+        if builder.list(&list).is_empty() && builder.list(&format!("{terms}/{index}/matchFields")).is_empty() {
+            continue;
+        }
         for requirement in wanted {
             if !builder.list(&list).contains(requirement) {
                 builder.push(&list, requirement.clone())?;
