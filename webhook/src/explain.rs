@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{ExplainArgs, Output},
+    lean::LeanNode,
     mutate::{self, Outcome},
     nodes,
 };
@@ -112,7 +113,12 @@ pub fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
 pub fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
     let mut found = Vec::new();
     for object in objects(file)? {
-        let node = serde_json::from_value(object).with_context(|| format!("{}: not a Node", file.display()))?;
+        let kind = object["kind"].as_str().unwrap_or("Node");
+        if kind != "Node" {
+            bail!("{}: a {kind}, not a Node", file.display());
+        }
+        let node: LeanNode =
+            serde_json::from_value(object).with_context(|| format!("{}: not a Node", file.display()))?;
         found.push(nodes::view(&node));
     }
     Ok(found.into_iter().collect())

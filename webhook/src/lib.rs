@@ -11,6 +11,7 @@ pub mod certs;
 pub mod engine;
 pub mod explain;
 pub mod handler;
+pub mod lean;
 pub mod lease;
 pub mod metrics;
 pub mod mirror;

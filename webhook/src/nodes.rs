@@ -9,7 +9,7 @@ use std::{
 
 use daemon::Check;
 use futures::{Stream, StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
     core::PartialObjectMeta,
@@ -25,6 +25,7 @@ use policies::{
 };
 
 use crate::{
+    lean::LeanNode,
     metrics::Metrics,
     mirror::{Named, Writer},
     retry,
@@ -65,10 +66,10 @@ impl Named for NamespaceView {
 
 /// Follows the nodes for ever.
 pub async fn follow_nodes(client: Client, writer: Writer<SharedNode>, check: Check, metrics: Metrics) {
-    let events = watcher(Api::<Node>::all(client), pages());
+    let events = watcher(Api::<LeanNode>::all(client), pages());
     let heard = move |count| metrics.nodes(count, SystemTime::now());
     let pool = Mutex::new(Pool::default());
-    let trim = |node: Node| pool.lock().unwrap_or_else(PoisonError::into_inner).share(view(&node));
+    let trim = |node: LeanNode| pool.lock().unwrap_or_else(PoisonError::into_inner).share(view(&node));
     follow(events, trim, writer, check, Need::Required, heard).await;
 }
 
@@ -80,7 +81,7 @@ pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, ch
 
 /// Events that are taken together, at most.
 const BURST: usize = 512;
-/// Objects that are asked for at a time in a list: each is whole until it is trimmed, and a Node is 10 to 30 KB.
+/// Objects that are asked for at a time in a list: the text of a page is whole in memory, and a Node's is 10 to 30 KB.
 const PAGE: u32 = 100;
 
 /// How to list kinds of which there are thousands. In pages: `resourceVersion=0` would spare etcd the list, and bring all of it at
@@ -163,16 +164,15 @@ pub(crate) fn why(error: Error) -> String {
 }
 
 /// What decisions are about in a Node.
-pub fn view(node: &Node) -> NodeView {
-    let spec = node.spec.as_ref();
-    let allocatable = node.status.iter().flat_map(|status| status.allocatable.iter().flatten());
+pub fn view(node: &LeanNode) -> NodeView {
     let annotation = |key| node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
-    let taints = spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let taints = node.spec.taints.iter().flatten();
+    let allocatable = node.status.allocatable.iter();
     NodeView {
         name: node.metadata.name.clone().unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         allocatable: allocatable.map(|(name, quantity)| (name.clone(), quantity.0.clone())).collect(),
-        unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+        unschedulable: node.spec.unschedulable.unwrap_or_default(),
         taints: taints
             .map(|taint| Taint { key: taint.key.clone(), value: taint.value.clone(), effect: taint.effect.clone() })
             .collect(),
@@ -197,10 +197,10 @@ mod tests {
     use futures::stream;
     use serde_json::json;
 
-    use super::{Error, Event, Need, Node, NodeView, Pool, Taint, follow, view};
+    use super::{Error, Event, LeanNode, Need, NodeView, Pool, Taint, follow, view};
     use crate::mirror::Mirror;
 
-    fn node(name: &str) -> Node {
+    fn node(name: &str) -> LeanNode {
         serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"railbind.dev/fabric": "roce"}, "annotations": {"a": "b", "railbind.dev/net-devices": "mlx5_0:1"}},
             "spec": {"unschedulable": true, "taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
@@ -225,7 +225,7 @@ mod tests {
                 fastest_set: None,
             }
         );
-        assert_eq!(view(&Node::default()), NodeView::default());
+        assert_eq!(view(&LeanNode::default()), NodeView::default());
     }
 
     #[tokio::test]

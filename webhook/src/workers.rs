@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use daemon::Check;
 use futures::{StreamExt as _, future::ready};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    core::{ApiResource, DynamicObject},
     runtime::watcher::{Event, watcher},
 };
 use policies::{
@@ -21,6 +19,7 @@ use policies::{
 use serde_json::{Value, json};
 
 use crate::{
+    lean::LeanPod,
     metrics::Metrics,
     mirror::{Named, Snapshot, Writer},
     mutate::{self, Context},
@@ -73,20 +72,18 @@ impl Named for WorkerView {
 
 /// Follows the pods for ever; only workers are kept, and only while they live.
 pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: Check, metrics: Metrics) {
-    let resource = ApiResource::erase::<Pod>(&());
-    let pods = Api::<DynamicObject>::all_with(client, &resource);
-    let events = watcher(pods, nodes::pages());
+    let events = watcher(Api::<LeanPod>::all(client), nodes::pages());
     let kept = events.filter_map(|event| ready(event.map(keep).transpose()));
     // With ten thousand workers the first list takes a while, and a new replica must not wait for it while the old ones leave.
     check.ready_but("the workers are being listed; until then a deployment agrees by its own nodes");
     nodes::follow(kept, |view| view, writer, check, Need::Helpful, move |count| metrics.workers(count)).await;
 }
 
-pub(crate) fn keep(event: Event<DynamicObject>) -> Option<Event<WorkerView>> {
+pub(crate) fn keep(event: Event<LeanPod>) -> Option<Event<WorkerView>> {
     nodes::keep(event, view, identity)
 }
 
-fn identity(pod: &DynamicObject) -> WorkerView {
+fn identity(pod: &LeanPod) -> WorkerView {
     let metadata = &pod.metadata;
     let none = BTreeMap::new();
     let group = workers::group(metadata.labels.as_ref().unwrap_or(&none));
@@ -105,14 +102,14 @@ fn prefix(namespace: &str, group: Option<&Group>) -> String {
 }
 
 /// The pod as a worker; `None` for other pods, and for those that have ended or are about to.
-fn view(pod: &DynamicObject) -> Option<WorkerView> {
-    let phase = pod.data["status"]["phase"].as_str().unwrap_or_default();
+fn view(pod: &LeanPod) -> Option<WorkerView> {
+    let phase = pod.status.phase.as_str();
     if pod.metadata.deletion_timestamp.is_some() || matches!(phase, "Succeeded" | "Failed") {
         return None;
     }
     let object = json!({
         "metadata": { "labels": pod.metadata.labels, "annotations": pod.metadata.annotations },
-        "spec": pod.data["spec"],
+        "spec": pod.spec,
     });
     let intent = intent(&object)?;
     let none = BTreeMap::new();
@@ -174,13 +171,12 @@ pub fn all(workers: &Workers) -> &[Arc<WorkerView>] {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::DynamicObject;
     use serde_json::{Value, json};
 
-    use super::{Event, WorkerView, keep, siblings, view};
+    use super::{Event, LeanPod, WorkerView, keep, siblings, view};
     use crate::mirror::Mirror;
 
-    fn pod(name: &str, role: &str, spec: &Value) -> DynamicObject {
+    fn pod(name: &str, role: &str, spec: &Value) -> LeanPod {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": "ns", "uid": name,
@@ -203,7 +199,7 @@ mod tests {
         assert_eq!(seen.values["X"], "1");
         assert!(view(&pod("b", "frontend", &json!({}))).is_none());
         let mut done = worker;
-        done.data["status"]["phase"] = json!("Succeeded");
+        done.status.phase = "Succeeded".into();
         assert!(view(&done).is_none());
         assert!(matches!(keep(Event::Apply(done)), Some(Event::Delete(WorkerView { key, .. })) if key == seen.key));
     }

@@ -61,6 +61,7 @@ fn what_cannot_be_explained_is_said() {
         (&["-f", "-"], "{", "not YAML or JSON"),
         (&["-f", "/nonexistent"], "", "reading /nonexistent"),
         (&["-f", "-", "--nodes", "/nonexistent"], "spec: {containers: []}", "reading /nonexistent"),
+        (&["-f", "-", "--nodes", "../tests/demo/workers.yaml"], "spec: {containers: []}", "a Namespace, not a Node"),
     ] {
         let output = explain(args, input);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use k8s_openapi::api::core::v1::Node;
 use policies::{
     names::{annotation, k8s},
     node_map::NodeMap,
@@ -14,6 +13,7 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::{Map, Value, json};
 use webhook::{
     explain::{machine, people, read_nodes, read_pods},
+    lean::LeanNode,
     mutate::{self, Context, Outcome},
     nodes::view,
 };
@@ -61,7 +61,7 @@ pub async fn run(cluster: &Cluster, args: &ExplainArgs) -> Result<Exit> {
     let profiles = gather::profiles(cluster).await?;
     let nodes = cluster.list(gather::NODES).await.map_err(|trouble| gather::needed("nodes", &trouble))?;
     let nodes: NodeMap =
-        nodes.into_iter().filter_map(|node| Node::deserialize(node).ok()).map(|node| view(&node)).collect();
+        nodes.into_iter().filter_map(|node| LeanNode::deserialize(node).ok()).map(|node| view(&node)).collect();
     if let Some(name) = &args.name {
         return living(cluster, args, name, &nodes, &profiles).await;
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, future::ready, stream};
-use k8s_openapi::api::core::v1::Node;
 use policies::{
     doctor::{NodeScene, PodScene},
     fabric::Fact,
@@ -17,7 +16,7 @@ use policies::{
 };
 use serde::Deserialize as _;
 use serde_json::Value;
-use webhook::nodes::view;
+use webhook::{lean::LeanNode, nodes::view};
 
 use crate::{
     cluster::{Cluster, Trouble},
@@ -142,7 +141,7 @@ fn scene(cluster: &Cluster, node: Value, fabric: Result<Option<&Value>, &str>) -
         condition,
         fabric: story,
         selftest,
-        view: match Node::deserialize(node) {
+        view: match LeanNode::deserialize(node) {
             Ok(node) => view(&node),
             Err(error) => {
                 cluster.miss(Exit::Partial, format!("node {name}: {error}"));

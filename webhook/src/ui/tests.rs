@@ -8,11 +8,8 @@ use axum::{
 };
 use daemon::Readiness;
 use futures::stream;
-use k8s_openapi::api::core::v1::{Namespace, Node};
-use kube::{
-    core::{DynamicObject, PartialObjectMeta},
-    runtime::watcher::Event,
-};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 use policies::{node_map::Pool, profile::Profiles, select::NodeView};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -21,6 +18,7 @@ use tower::ServiceExt as _;
 use super::{CSS, HTML, JS, data, router};
 use crate::{
     args::BindingEngine,
+    lean::{LeanNode, LeanPod},
     metrics::Metrics,
     mirror::{Mirror, Named, Writer},
     nodes::{self, NamespaceView, Need},
@@ -56,9 +54,9 @@ async fn state(listed: bool) -> Arc<State> {
     let (namespace_writer, namespaces) = Mirror::new();
     let (worker_writer, workers) = Mirror::new();
     if listed {
-        fill(node_writer, events(list::<Node>("nodes")), |node| Pool::default().share(nodes::view(&node))).await;
+        fill(node_writer, events(list::<LeanNode>("nodes")), |node| Pool::default().share(nodes::view(&node))).await;
         fill(namespace_writer, events(list::<PartialObjectMeta<Namespace>>("namespaces")), nodes::namespace_view).await;
-        let pods = events(list::<DynamicObject>("pods")).into_iter().filter_map(workers::keep).collect();
+        let pods = events(list::<LeanPod>("pods")).into_iter().filter_map(workers::keep).collect();
         fill(worker_writer, pods, |worker: WorkerView| worker).await;
     }
     let (_, profiles) = InForce::new(Profiles::embedded().unwrap());
