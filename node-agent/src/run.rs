@@ -37,6 +37,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 const SECOND_LOOK: Duration = Duration::from_secs(3);
 /// Drivers and libraries do not change often.
 const PROBE_PERIOD: Duration = Duration::from_hours(1);
+/// An API server that says nothing for so long is asked again, over another connection: where packets are dropped, nobody tells that
+/// the one before is dead, and the kernel gives it up only after a quarter of an hour.
+const SILENCE: Duration = Duration::from_secs(30);
 /// First and longest wait after a failed write.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
@@ -58,7 +61,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     admin::serve(&admin, admin::router(readiness, Arc::new(registry))).await?;
 
-    let client = Client::try_default().await.context("finding the API server: set KUBECONFIG, or run in a pod")?;
+    let client = client().await.context("finding the API server: set KUBECONFIG, or run in a pod")?;
     let profiles = Arc::new(in_force(profiles.as_deref())?);
     let testing = if selftest.selftest {
         Some(start(&selftest, &node_name, &ucx_folders, &profiles, &client, tested).await?)
@@ -83,6 +86,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = test(testing) => Ok(()),
         () = shutdown.requested() => Ok(()),
     }
+}
+
+async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    config.read_timeout = Some(SILENCE);
+    // From when something was asked, not from the last answer.
+    config.reset_reader_on_write = true;
+    Ok(Client::try_from(config)?)
 }
 
 /// The profiles that ship in the program, and those of a folder in the place of those that have their names.
