@@ -9,11 +9,7 @@ use k8s_openapi::{
     api::core::v1::{LimitRange, ResourceQuota},
     apimachinery::pkg::api::resource::Quantity,
 };
-use kube::{
-    Api, Client,
-    core::ObjectMeta,
-    runtime::watcher::{Config, watcher},
-};
+use kube::{Api, Client, core::ObjectMeta, runtime::watcher::watcher};
 use policies::{
     names::k8s,
     profile::ResourceFamily,
@@ -111,9 +107,9 @@ impl Mirrors {
 
 /// Follows them for ever.
 pub async fn follow(client: Client, writers: Writers, quota_check: Check, limit_check: Check) {
-    let quotas = watcher(Api::<ResourceQuota>::all(client.clone()), Config::default().any_semantic());
+    let quotas = watcher(Api::<ResourceQuota>::all(client.clone()), nodes::cached());
     let quotas = quotas.filter_map(|event| ready(event.map(|event| keep(event, quota, quota_identity)).transpose()));
-    let limits = watcher(Api::<LimitRange>::all(client), Config::default().any_semantic());
+    let limits = watcher(Api::<LimitRange>::all(client), nodes::cached());
     let limits = limits.filter_map(|event| ready(event.map(|event| keep(event, limit, limit_identity)).transpose()));
     quota_check.ready_but("the ResourceQuotas are being listed; until then they bound nothing");
     limit_check.ready_but("the LimitRanges are being listed; until then they bound nothing");

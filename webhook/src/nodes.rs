@@ -75,7 +75,7 @@ pub async fn follow_nodes(client: Client, writer: Writer<SharedNode>, check: Che
 
 /// Follows the namespaces for ever.
 pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, check: Check) {
-    let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), Config::default().any_semantic());
+    let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), cached());
     follow(events, namespace_view, writer, check, Need::Required, |_| {}).await;
 }
 
@@ -84,10 +84,19 @@ const BURST: usize = 512;
 /// Objects that are asked for at a time in a list: the text of a page is whole in memory, and a Node's is 10 to 30 KB.
 const PAGE: u32 = 100;
 
+/// How long a watch is open (in seconds) before it is begun anew where it was: a connection that carries nothing any more is noticed then, and what
+/// is known is not older for long. It costs a request a minute.
+pub(crate) const WATCH_SECONDS: u32 = 60;
+
+/// How to watch. From the API server's cache: what comes is as new as the watch.
+pub(crate) fn cached() -> Config {
+    Config::default().timeout(WATCH_SECONDS).any_semantic()
+}
+
 /// How to list kinds of which there are thousands. In pages: `resourceVersion=0` would spare etcd the list, and bring all of it at
 /// once into our memory.
 pub(crate) fn pages() -> Config {
-    Config::default().page_size(PAGE)
+    Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
 }
 
 /// Whether reviews can be answered without what a watch brings.

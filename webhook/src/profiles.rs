@@ -14,7 +14,7 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind},
     runtime::{
         WatchStreamExt as _,
-        watcher::{Config, Error, Event, watcher},
+        watcher::{Error, Event, watcher},
     },
 };
 use policies::profile::{ProfileError, Profiles, TransportProfile};
@@ -149,7 +149,7 @@ pub async fn follow_profiles(
         &GroupVersionKind::gvk("railbind.dev", "v1alpha1", "TransportProfile"),
         "transportprofiles",
     );
-    let events = watcher(Api::<DynamicObject>::all_with(client, &resource), Config::default().any_semantic());
+    let events = watcher(Api::<DynamicObject>::all_with(client, &resource), nodes::cached());
     follow(events, sender, objects, check, metrics).await;
 }
 

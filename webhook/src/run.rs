@@ -155,6 +155,9 @@ async fn always(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 async fn client() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await.context("no cluster: neither KUBECONFIG nor a service account")?;
     config.connect_timeout = Some(Duration::from_secs(5));
+    // Where packets are dropped nobody tells that a connection is dead. Longer than a watch is open.
+    config.read_timeout = Some(Duration::from_secs(u64::from(nodes::WATCH_SECONDS) + 30));
+    config.reset_reader_on_write = true;
     Client::try_from(config).context("client of the API server")
 }
 
