@@ -1,6 +1,7 @@
 //! Certificates: a CA that all replicas share through a Secret and replace in time, and a leaf of each replica's own, in memory only.
 
 mod ca;
+mod clock;
 mod rotation;
 mod secret;
 
@@ -17,6 +18,7 @@ pub use ca::{Authority, CertError, Leaf};
 pub use rotation::{Phase, Step, Validity, step};
 pub use secret::{Material, SECRET, SecretError, Store};
 
+use self::clock::Clock;
 use crate::{metrics::Metrics, retry::Backoff};
 
 /// How often the Secret is looked at, at least: someone may delete it, or put another CA into it.
@@ -61,7 +63,7 @@ pub struct Keeper {
     registered: watch::Receiver<Option<Registered>>,
     check: Check,
     metrics: Metrics,
-    clock: fn() -> SystemTime,
+    clock: Clock,
 }
 
 /// What the server serves with, and whom the API server must trust, once that is known.
@@ -98,7 +100,8 @@ impl Keeper {
         let (registered_sender, registered) = watch::channel(None);
         let serving = Serving { tls: tls.clone(), bundle: bundle_receiver, registered: registered_sender };
         let store = Store::new(secrets);
-        Ok((Self { store, names, lives, tls, bundle, registered, check, metrics, clock: SystemTime::now }, serving))
+        let clock = Clock::new(SystemTime::now);
+        Ok((Self { store, names, lives, tls, bundle, registered, check, metrics, clock }, serving))
     }
 
     /// Keeps at it. Ends only with an error that no waiting mends: a Secret that we may not use, before there ever was a good
@@ -107,8 +110,8 @@ impl Keeper {
         let mut backoff = Backoff::default();
         let mut current: Option<(Material, Leaf)> = None;
         loop {
-            let now = (self.clock)();
-            let found = self.round(current.as_ref().map(|(material, _)| material), now).await;
+            let found = self.round(current.as_ref().map(|(material, _)| material)).await;
+            let now = self.clock.now();
             let (material, trouble, mut wait) = match found {
                 Ok(Found { material, trouble: None, again }) => {
                     backoff.reset();
@@ -129,7 +132,8 @@ impl Keeper {
                 current = Some((material, leaf));
             }
             if let Some((material, leaf)) = &mut current {
-                if leaf.renew_at <= now && !material.signing.validity().is_over(now) {
+                // One from a time when our clock was ahead is as good as over.
+                if (leaf.renew_at <= now || now < leaf.not_before) && material.signing.validity().holds(now) {
                     *leaf = self.issue(material, now)?;
                 }
                 wait = wait.min(leaf.renew_at.duration_since(now).unwrap_or(wait)).max(CHECK_NO_MORE);
@@ -150,12 +154,14 @@ impl Keeper {
 
     /// Looks at the Secret and takes the step that is due. Where there is none, or it holds nothing usable, it gets what is in
     /// use, if that is still good: then nothing changes for the API server.
-    async fn round(&self, in_use: Option<&Material>, now: SystemTime) -> Result<Found, SecretError> {
-        let fresh = || Authority::generate(now, self.lives.ca);
-        let good = in_use.filter(|material| !material.signing.validity().is_over(now));
-        let restored = || good.map_or_else(|| fresh().map(Material::of), |material| Ok(material.clone()));
+    async fn round(&mut self, in_use: Option<&Material>) -> Result<Found, SecretError> {
         for _ in 0..ATTEMPTS {
-            let secret = self.store.get().await?;
+            let (secret, theirs) = self.store.get().await?;
+            self.clock.heard(theirs);
+            let now = self.clock.now();
+            let fresh = || Authority::generate(now, self.lives.ca);
+            let good = in_use.filter(|material| material.signing.validity().holds(now));
+            let restored = || good.map_or_else(|| fresh().map(Material::of), |material| Ok(material.clone()));
             let read = match secret.as_ref().map(Material::read) {
                 Some(Ok(material)) => Ok(material),
                 Some(Err(error)) => Err(Some(error)),

@@ -4,9 +4,11 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
-use axum::http::{Method, Request, Response, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode, header::DATE};
+use k8s_openapi::jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use kube::{
     Api, Client, Resource,
     client::Body,
@@ -22,6 +24,7 @@ struct Inner {
     misses: usize,
     fail_with: Option<u16>,
     version: u64,
+    time: Option<fn() -> SystemTime>,
 }
 
 impl Inner {
@@ -46,7 +49,15 @@ impl ApiServer {
         let server = self.clone();
         let service = service_fn(move |request: Request<Body>| {
             let server = server.clone();
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move {
+                let time = server.0.lock().unwrap().time.map(|clock| clock());
+                let mut answer = server.answer(request).await;
+                if let Some(time) = time {
+                    let text = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::try_from(time).unwrap());
+                    answer.headers_mut().insert(DATE, text.unwrap().parse().unwrap());
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         Client::new(service, "default")
     }
@@ -68,6 +79,11 @@ impl ApiServer {
     /// Answers every request with this code.
     pub(crate) fn fail_with(&self, code: Option<u16>) {
         self.0.lock().unwrap().fail_with = code;
+    }
+
+    /// Answers have the time of this clock from now on.
+    pub(crate) fn says_time(&self, clock: fn() -> SystemTime) {
+        self.0.lock().unwrap().time = Some(clock);
     }
 
     /// The next reads find nothing, as if they had been a moment earlier.

@@ -67,6 +67,8 @@ impl PartialEq for Authority {
 pub struct Leaf {
     /// HTTP/1.1 only, which is what the API server speaks to webhooks and all that we serve.
     pub config: Arc<ServerConfig>,
+    /// When it begins.
+    pub not_before: SystemTime,
     /// When it ends.
     pub not_after: SystemTime,
     /// When to have the next one: at two thirds of its life.
@@ -138,7 +140,12 @@ impl Authority {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let rest = validity.until.duration_since(now).unwrap_or_default();
-        Ok(Leaf { config: Arc::new(config), not_after: validity.until, renew_at: now + rest * 2 / 3 })
+        Ok(Leaf {
+            config: Arc::new(config),
+            not_before: validity.from,
+            not_after: validity.until,
+            renew_at: now + rest * 2 / 3,
+        })
     }
 
     fn sign(

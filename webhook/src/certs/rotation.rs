@@ -34,6 +34,11 @@ impl Validity {
         now >= self.until
     }
 
+    /// Whether it has begun and is not over.
+    pub fn holds(self, now: SystemTime) -> bool {
+        self.from <= now && !self.is_over(now)
+    }
+
     /// When it has a third of its life left.
     pub fn renew_at(self) -> SystemTime {
         self.until - self.life() / 3
@@ -73,10 +78,10 @@ pub fn step(signing: Validity, phase: Phase, registered: Option<Duration>, grace
     let settled = registered.map(|registered| now + grace.saturating_sub(registered));
     let is_settled = registered.is_some_and(|registered| registered >= grace);
     match phase {
-        // What is over serves nobody: there is nothing to wait for.
-        Phase::Announced(next) if signing.is_over(now) && !next.is_over(now) => Step::Switch,
-        Phase::Steady | Phase::Announced(_) | Phase::Retiring if signing.is_over(now) => Step::Replace,
-        Phase::Announced(next) if next.is_over(now) => Step::Announce,
+        // What is over serves nobody: there is nothing to wait for. Nor does what has not begun: a clock that was ahead made it.
+        Phase::Announced(next) if !signing.holds(now) && next.holds(now) => Step::Switch,
+        Phase::Steady | Phase::Announced(_) | Phase::Retiring if !signing.holds(now) => Step::Replace,
+        Phase::Announced(next) if !next.holds(now) => Step::Announce,
         Phase::Announced(_) if is_settled => Step::Switch,
         Phase::Retiring if is_settled => Step::Retire,
         Phase::Announced(_) | Phase::Retiring => Step::Wait(settled),
@@ -131,6 +136,17 @@ mod tests {
         let next = valid(START, 2 * DAY);
         assert_eq!(step(old, Phase::Announced(next), None, GRACE, end), Step::Switch, "nothing to wait for any more");
         assert_eq!(step(next, Phase::Announced(old), Some(DAY), GRACE, end), Step::Announce, "another one");
+    }
+
+    #[test]
+    fn what_has_not_begun_is_replaced_at_once() {
+        let (now, ahead) = (START + DAY, valid(START + 400 * DAY, DAY));
+        for phase in [Phase::Steady, Phase::Retiring, Phase::Announced(ahead)] {
+            assert_eq!(step(ahead, phase, Some(DAY), GRACE, now), Step::Replace, "{phase:?}");
+        }
+        let good = valid(START, 360 * DAY);
+        assert_eq!(step(ahead, Phase::Announced(good), None, GRACE, now), Step::Switch);
+        assert_eq!(step(good, Phase::Announced(ahead), Some(DAY), GRACE, now), Step::Announce, "another one");
     }
 
     #[test]

@@ -4,10 +4,16 @@
 //! It is a `kubernetes.io/tls` Secret whose first certificate signs; further ones are trusted besides. While a rotation is
 //! announced it also holds the CA to come.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, api::PostParams, core::ObjectMeta};
+use axum::http::{HeaderMap, StatusCode, header::DATE};
+use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::fmt::rfc2822::DateTimeParser};
+use kube::{
+    Api,
+    api::{GetParams, PostParams},
+    client::Body,
+    core::{ObjectMeta, Request, Status},
+};
 use policies::names::WEBHOOK_MANAGER;
 
 use super::{Authority, CertError, ca::certificates, rotation::Phase};
@@ -144,9 +150,27 @@ impl Store {
         Self(secrets)
     }
 
-    /// What is there.
-    pub async fn get(&self) -> Result<Option<Secret>, SecretError> {
-        call(self.0.get_opt(SECRET)).await.map_err(|error| failed("read", error))
+    /// What is there, and the API server's time as it answered.
+    pub async fn get(&self) -> Result<(Option<Secret>, Option<SystemTime>), SecretError> {
+        call(self.ask()).await.map_err(|error| failed("read", error))
+    }
+
+    /// As `get_opt`, which does not give the answer's head.
+    async fn ask(&self) -> kube::Result<(Option<Secret>, Option<SystemTime>)> {
+        let request = Request::new(self.0.resource_url()).get(SECRET, &GetParams::default());
+        let request = request.map_err(kube::Error::BuildRequest)?.map(Body::from);
+        let answer = self.0.clone().into_client().send(request).await?;
+        let (status, time) = (answer.status(), date(answer.headers()));
+        let body = answer.into_body().collect_bytes().await?;
+        if status.is_success() {
+            return Ok((Some(serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?), time));
+        }
+        if status == StatusCode::NOT_FOUND {
+            return Ok((None, time));
+        }
+        // What stands between us and the API server answers in its own words.
+        let plain = || Status::failure(&String::from_utf8_lossy(&body), "").with_code(status.as_u16());
+        Err(kube::Error::Api(serde_json::from_slice(&body).unwrap_or_else(|_| plain()).boxed()))
     }
 
     /// Writes this in the place of what was read (`None`: there was nothing). False where another was faster: read again.
@@ -168,6 +192,12 @@ impl Store {
             Err(error) => Err(failed(what, error)),
         }
     }
+}
+
+/// The time of an answer, in whole seconds (RFC 9110); `None` where it has none that makes sense.
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    Some(DateTimeParser::new().parse_timestamp(text).ok()?.into())
 }
 
 fn failed(what: &'static str, error: ApiError) -> SecretError {
@@ -286,11 +316,11 @@ mod tests {
         let (first, second) = (Material::of(authority()), Material::of(authority()));
         assert!(store.put(None, &first).await.unwrap());
         assert!(!store.put(None, &second).await.unwrap(), "it is there already");
-        let read = store.get().await.unwrap();
+        let read = store.get().await.unwrap().0;
         assert_eq!(Material::read(read.as_ref().unwrap()).unwrap(), first);
         assert!(store.put(read.clone(), &second).await.unwrap());
         assert!(!store.put(read.clone(), &first).await.unwrap(), "that is no longer what is there");
-        let now = Material::read(&store.get().await.unwrap().unwrap()).unwrap();
+        let now = Material::read(&store.get().await.unwrap().0.unwrap()).unwrap();
         assert_eq!(now, second);
         server.delete(PATH);
         assert!(!store.put(read, &first).await.unwrap(), "it is gone");
@@ -304,7 +334,7 @@ mod tests {
             PATH,
             json!({"metadata": {"name": SECRET, "labels": {"team": "x"}}, "type": "Opaque", "data": {"note": "eA=="}}),
         );
-        assert!(store.put(store.get().await.unwrap(), &Material::of(authority())).await.unwrap());
+        assert!(store.put(store.get().await.unwrap().0, &Material::of(authority())).await.unwrap());
         let now = server.get(PATH).unwrap();
         assert_eq!(
             (&now["type"], &now["metadata"]["labels"]["team"], &now["data"]["note"]),

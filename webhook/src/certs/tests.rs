@@ -11,7 +11,7 @@ use rustls::{
 use serde_json::{Value, json};
 
 use super::{
-    Authority, Duration, Instant, Keeper, Lives, Material, Metrics, Phase, Serving, SystemTime,
+    Authority, Clock, Duration, Instant, Keeper, Lives, Material, Metrics, Phase, Serving, Store, SystemTime,
     handshake::{roots, shake},
 };
 use crate::{
@@ -46,7 +46,7 @@ fn keeper(server: &ApiServer, readiness: &Readiness, lives: Lives) -> (Keeper, S
     let names = vec![NAME.to_owned()];
     let (keeper, serving) =
         Keeper::new(server.namespaced("railbind"), names, lives, readiness.check("certificate"), metrics).unwrap();
-    (Keeper { clock, ..keeper }, serving)
+    (Keeper { clock: Clock::new(clock), ..keeper }, serving)
 }
 
 fn material(server: &ApiServer) -> Option<Material> {
@@ -257,4 +257,41 @@ async fn two_rotations_with_two_replicas_and_no_moment_without_trust() {
     assert_eq!(phases, ["steady", "announced", "retiring", "steady", "announced", "retiring", "steady"]);
     assert_eq!(most, 2);
     assert_eq!(bundles.last().unwrap().matches("BEGIN CERTIFICATE").count(), 1);
+}
+
+/// Ahead of what the API server says by more than a CA lives, and right again: nothing is refused meanwhile or afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_changes_nothing_where_the_api_server_says_its_time() {
+    fn ahead() -> SystemTime {
+        clock() + 400 * DAY
+    }
+    fn behind() -> SystemTime {
+        clock() - 400 * DAY
+    }
+    for ours in [ahead, behind] {
+        let (server, readiness) = (ApiServer::start(), Readiness::default());
+        server.says_time(clock);
+        let lives = Lives { leaf: DAY / 24, ..Lives::default() };
+        let (keeper, mut serving) = keeper(&server, &readiness, lives);
+        let _task = tokio::spawn(Keeper { clock: Clock::new(ours), ..keeper }.run());
+        let trusted = serving.trusted().await.unwrap();
+        // Longer than a serving certificate lives.
+        for _ in 0..4 {
+            assert!(shakes(&serving, &trusted));
+            tokio::time::sleep(DAY / 48).await;
+        }
+        assert_eq!(serving.trusted().await.unwrap(), trusted);
+    }
+}
+
+/// An older version, or one whose API server did not say its time, made a CA with a clock that was ahead.
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_has_not_begun_is_replaced() {
+    let (server, readiness) = (ApiServer::start(), Readiness::default());
+    let (store, coming) = (Store::new(server.namespaced("railbind")), Authority::generate(clock() + 400 * DAY, DAY));
+    store.put(None, &Material::of(coming.unwrap())).await.unwrap();
+    let (keeper, mut serving) = keeper(&server, &readiness, Lives::default());
+    let _task = tokio::spawn(keeper.run());
+    let trusted = serving.trusted().await.unwrap();
+    assert!(shakes(&serving, &trusted));
 }
