@@ -43,7 +43,9 @@ pub struct Cluster {
     url: String,
     authority: Authority,
     kubeconfig: PathBuf,
-    components: Mutex<Vec<Process>>,
+    pub(crate) components: Mutex<Vec<Process>>,
+    /// The command line of each component, to start it again.
+    pub(crate) commands: Mutex<BTreeMap<String, Vec<String>>>,
     nodes: Mutex<BTreeMap<String, Process>>,
     // Last, so that it is removed after the processes that write to it have ended.
     dir: Dir,
@@ -61,8 +63,16 @@ impl Cluster {
         let url = format!("https://127.0.0.1:{api_server}");
         let authority = Authority::new("railbind test authority")?;
         let kubeconfig = write_files(&dir, &authority, &url)?;
-        let cluster =
-            Self { kube, url, authority, kubeconfig, components: Mutex::default(), nodes: Mutex::default(), dir };
+        let cluster = Self {
+            kube,
+            url,
+            authority,
+            kubeconfig,
+            components: Mutex::default(),
+            commands: Mutex::default(),
+            nodes: Mutex::default(),
+            dir,
+        };
         if let Err(err) = cluster.run(&options, etcd, etcd_peers, api_server).await {
             bail!("the cluster does not start: {err:#}\n{}", cluster.tails(20));
         }
@@ -84,7 +94,7 @@ impl Cluster {
     }
 
     /// Waits until one of the API server's own checks passes.
-    async fn answers(&self, check: &str) -> Result<()> {
+    pub(crate) async fn answers(&self, check: &str) -> Result<()> {
         let client = self.client().await?;
         until(format_args!("the API server's /{check}"), LIMIT, || async {
             // A server that is gone will not answer later.
@@ -169,8 +179,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn add(&self, name: &str, args: &[String]) -> Result<()> {
+    pub(crate) fn add(&self, name: &str, args: &[String]) -> Result<()> {
         let process = self.component(name, args)?;
+        lock(&self.commands).insert(name.to_owned(), args.to_vec());
         lock(&self.components).push(process);
         Ok(())
     }

@@ -31,12 +31,14 @@ pub mod guest;
 mod kubectl;
 mod namespace;
 mod node;
+pub mod outage;
 pub mod page;
 mod pki;
 mod ports;
 mod process;
 pub mod railbind;
 pub mod scene;
+pub mod tree;
 mod wait;
 
 pub use balancer::Balancer;

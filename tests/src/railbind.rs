@@ -151,7 +151,15 @@ impl Cluster {
         Ok(webhook)
     }
 
-    fn daemon(&self, starter: &[&str], name: &str, program: &str, args: &[&str], kubeconfig: &Path) -> Result<Daemon> {
+    /// Runs one of our programs with an admin server, started by a program such as `taskset -c 0`.
+    pub fn daemon(
+        &self,
+        starter: &[&str],
+        name: &str,
+        program: &str,
+        args: &[&str],
+        kubeconfig: &Path,
+    ) -> Result<Daemon> {
         let admin: SocketAddr = format!("127.0.0.1:{}", free_port()?).parse()?;
         let listen = admin.to_string();
         let program = binary(program)?;

@@ -1,9 +1,9 @@
 //! Labels: what the kernel's files say is what the Node says, and nothing is written while nothing changes.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use harness::{LIMIT, NodeSpec, railbind::repository, scene::MACHINES, until};
+use harness::{LIMIT, NodeSpec, railbind::repository, scene::MACHINES, tree, until};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Config,
@@ -73,37 +73,15 @@ async fn nothing_is_written_while_nothing_changes() {
     assert_eq!(patches.count(), 1);
 }
 
-/// A copy of a fixture that a test may change.
-fn copy(fixture: &str) -> Result<tempfile::TempDir> {
-    let folder = tempfile::tempdir()?;
-    let from = repository().join("tests/fixtures").join(fixture).join(".");
-    let status = Command::new("cp").arg("-a").arg(from).arg(folder.path()).status()?;
-    ensure!(status.success(), "cp failed");
-    Ok(folder)
-}
-
-/// Moves the RoCE v2 IPv4 GID of every port to another index, as a link flap does.
-fn move_gids(root: &Path, from: u32, to: u32) -> Result<()> {
-    for device in fs::read_dir(root.join("sys/class/infiniband"))? {
-        let port = device?.path().join("ports/1");
-        for part in ["gids", "gid_attrs/types", "gid_attrs/ndevs"] {
-            let folder = port.join(part);
-            fs::rename(folder.join(from.to_string()), folder.join(to.to_string()))?;
-        }
-        fs::write(port.join("gids").join(from.to_string()), "0000:0000:0000:0000:0000:0000:0000:0000\n")?;
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn labels_follow_the_machine_and_an_unreadable_fact_removes_nothing() {
     stage().await;
     let cluster = cluster().await;
-    let tree = copy("roce-gid3").unwrap();
+    let machine = tree::copy("roce-gid3").unwrap();
     cluster.add_node(NodeSpec::new("label-follow")).await.unwrap();
     // Somebody else's label must survive everything.
     cluster.kubectl(&["label", "node", "label-follow", "rack=r7"]).await.unwrap();
-    let mut agent = cluster.spawn_agent("label-follow", tree.path(), "0.5").await.unwrap();
+    let mut agent = cluster.spawn_agent("label-follow", machine.path(), "0.5").await.unwrap();
     agent.ready().await.unwrap();
     let becomes = async |what: &str, key: &str, value: Option<&str>| {
         until(what, LIMIT, || async {
@@ -116,12 +94,12 @@ async fn labels_follow_the_machine_and_an_unreadable_fact_removes_nothing() {
     };
     becomes("the first labels", "railbind.dev/gid-index", Some("3")).await;
 
-    move_gids(tree.path(), 3, 9).unwrap();
+    tree::move_gids(machine.path(), 3, 9).unwrap();
     becomes("the moved index", "railbind.dev/gid-index", Some("9")).await;
 
     // A file where a directory should be: not "no devices", but "cannot be read".
-    let class = tree.path().join("sys/class/infiniband");
-    let away = tree.path().join("away");
+    let class = machine.path().join("sys/class/infiniband");
+    let away = machine.path().join("away");
     fs::rename(&class, &away).unwrap();
     fs::write(&class, "").unwrap();
     until("the condition to say Unknown", LIMIT, || async {
