@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod api_server;
+mod partition;
 mod stage;
 mod steady;
