@@ -5,6 +5,7 @@
 
 mod api_server;
 mod clock;
+mod disk;
 mod partition;
 mod stage;
 mod steady;
