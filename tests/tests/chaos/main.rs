@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests, helpers included")]
 
 mod api_server;
+mod certificate;
 mod clock;
 mod disk;
 mod partition;
