@@ -7,6 +7,7 @@ mod api_server;
 mod certificate;
 mod clock;
 mod disk;
+mod kinds;
 mod partition;
 mod stage;
 mod steady;
