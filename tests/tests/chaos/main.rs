@@ -8,6 +8,7 @@ mod certificate;
 mod clock;
 mod disk;
 mod kinds;
+mod node;
 mod partition;
 mod stage;
 mod steady;
