@@ -9,6 +9,7 @@ mod clock;
 mod disk;
 mod kinds;
 mod node;
+mod oom;
 mod partition;
 mod stage;
 mod steady;
