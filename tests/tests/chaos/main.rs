@@ -13,3 +13,5 @@ mod oom;
 mod partition;
 mod stage;
 mod steady;
+mod table;
+mod versions;
