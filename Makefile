@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle selftest-sim audit sbom clean test-page
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle scale selftest-sim audit sbom clean test-page
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-page: ## The webhook's page in Chromium: keys, accessibility, hostile data
 
 idle: build ## What agents ask of the API server in ten idle minutes, from its audit log
 	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo test --locked -p railbind-tests --test idle -- --ignored --nocapture
+
+scale: setup ## Thousands of nodes and hundreds of pods a second on a real API server, and what fails meanwhile (SCALE_NODES, SCALE_RATE)
+	@scripts/scale.sh
 
 bench: setup ## Surveys, reviews and transfers, each beside a peer (PART=agent, webhook or transfer for one)
 	@scripts/bench.sh

@@ -212,7 +212,7 @@ async fn news(agent: &Agent) {
 }
 
 /// 1 s, 2 s, 4 s … 60 s, each less up to a half at random.
-fn backoff(failures: u32) -> Duration {
+pub fn backoff(failures: u32) -> Duration {
     let (first, longest) = BACKOFF;
     let full = first.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(longest);
     full.mul_f64(0.5 + 0.5 * random())
