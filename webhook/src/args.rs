@@ -60,6 +60,18 @@ pub struct ServeArgs {
     /// Life of a serving certificate; the next one comes when a third of it is left
     #[arg(long, value_name = "SECONDS", default_value_t = 604_800, hide = true, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub certificate_life_seconds: u64,
+    /// Serve with tls.crt and tls.key of this folder, and follow them, instead of a CA of our own: a mounted Secret
+    #[arg(long, value_name = "DIR")]
+    pub tls_cert_dir: Option<PathBuf>,
+    /// Who tells the API server whom to trust, with --tls-cert-dir
+    #[arg(long, value_enum, default_value_t = CaBundle::Directory, requires = "tls_cert_dir")]
+    pub ca_bundle: CaBundle,
+    /// Answer only callers with a certificate by the CA of this PEM file: the API server, if it is set up to show one
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// Name that such a certificate must carry, as common name or DNS name
+    #[arg(long, value_name = "NAME", requires = "client_ca")]
+    pub client_name: Option<String>,
     /// What gives a pod the values of its node when it is bound
     #[arg(long, value_enum, default_value_t = BindingEngine::Auto)]
     pub binding_engine: BindingEngine,
@@ -72,6 +84,15 @@ pub struct ServeArgs {
     /// Admin server.
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+/// Who tells the API server whom to trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CaBundle {
+    /// We do, with the folder's ca.crt.
+    Directory,
+    /// Somebody else fills caBundle in, as cert-manager's cainjector does; it is left alone.
+    Injected,
 }
 
 /// What gives a pod the values of its node when it is bound.
@@ -155,6 +176,17 @@ mod tests {
         let Command::Serve(serve) = Args::try_parse_from(url).unwrap().command else { panic!("serve") };
         assert_eq!(serve.url.unwrap(), BaseUrl { base: "https://10.0.0.1:8443".into(), host: "10.0.0.1".into() });
         assert!(Args::try_parse_from(url.into_iter().chain(["--service-name", "y"])).is_err());
+    }
+
+    #[test]
+    fn what_belongs_to_files_needs_the_files() {
+        let parses = |flags: &[&str]| {
+            Args::try_parse_from(["x", "serve", "--namespace", "railbind"].iter().chain(flags)).is_ok()
+        };
+        assert!(parses(&["--tls-cert-dir", "/certs", "--ca-bundle", "injected"]));
+        assert!(parses(&["--client-ca", "/ca.crt", "--client-name", "kube-apiserver"]));
+        assert!(!parses(&["--ca-bundle", "injected"]));
+        assert!(!parses(&["--client-name", "kube-apiserver"]));
     }
 
     #[test]

@@ -1,20 +1,29 @@
-//! Certificates: a CA that all replicas share through a Secret and replace in time, and a leaf of each replica's own, in memory only.
+//! Certificates: a CA that all replicas share through a Secret and replace in time, and a leaf of each replica's own, in memory only;
+//! or a folder whose certificate somebody else makes. And who may call.
 
 mod ca;
+mod clients;
 mod clock;
+mod files;
+mod outside;
+mod overlap;
 mod rotation;
 mod secret;
+mod tls;
 
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use axum_server::tls_rustls::RustlsConfig;
 use daemon::Check;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::Api;
 use tokio::{sync::watch, time::Instant};
 
 pub use ca::{Authority, CertError, Leaf};
+pub use clients::{Clients, ClientsError};
+pub use files::{FilesError, Pair};
+pub use outside::{Outside, Source};
 pub use rotation::{Phase, Step, Validity, step};
 pub use secret::{Material, SECRET, SecretError, Store};
 
@@ -58,8 +67,9 @@ pub struct Keeper {
     store: Store,
     names: Vec<String>,
     lives: Lives,
+    clients: Option<Clients>,
     tls: RustlsConfig,
-    bundle: watch::Sender<Option<String>>,
+    bundle: watch::Sender<Option<Bundle>>,
     registered: watch::Receiver<Option<Registered>>,
     check: Check,
     metrics: Metrics,
@@ -71,9 +81,49 @@ pub struct Keeper {
 pub struct Serving {
     /// For the server; changes by itself.
     pub tls: RustlsConfig,
-    /// PEM for `caBundle`; `None` until the Secret is there.
-    pub bundle: watch::Receiver<Option<String>>,
+    /// For `caBundle`; `None` until there is a certificate.
+    pub bundle: watch::Receiver<Option<Bundle>>,
     registered: watch::Sender<Option<Registered>>,
+}
+
+/// Whom the API server must trust.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Bundle {
+    /// These CAs, PEM, which we register.
+    Ours(String),
+    /// Whom somebody else fills in: it must be someone who vouches for this certificate.
+    Injected(Pair),
+}
+
+impl Bundle {
+    /// What we register; `None` leaves the field to somebody else.
+    pub fn pem(&self) -> Option<&str> {
+        match self {
+            Self::Ours(pem) => Some(pem),
+            Self::Injected(_) => None,
+        }
+    }
+
+    /// Whether an API server that has been told this accepts us.
+    ///
+    /// # Errors
+    /// Which hook lacks what.
+    pub fn accepted(&self, live: &MutatingWebhookConfiguration, now: SystemTime) -> Result<(), String> {
+        let Self::Injected(pair) = self else { return Ok(()) };
+        for hook in live.webhooks.iter().flatten() {
+            let bundle = hook.client_config.ca_bundle.as_ref().map(|bytes| String::from_utf8_lossy(&bytes.0));
+            let Some(bundle) = bundle.filter(|bundle| !bundle.is_empty()) else {
+                return Err(format!(
+                    "{}: waits for somebody to fill caBundle in (cert-manager's cainjector)",
+                    hook.name
+                ));
+            };
+            if !pair.is_trusted_by(&bundle, now) {
+                return Err(format!("{}: caBundle does not vouch for the certificate that is served", hook.name));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the API server has been told.
@@ -90,18 +140,16 @@ impl Keeper {
         secrets: Api<Secret>,
         names: Vec<String>,
         lives: Lives,
+        clients: Option<Clients>,
         check: Check,
         metrics: Metrics,
     ) -> Result<(Self, Serving), CertError> {
         let now = SystemTime::now();
-        let leaf = Authority::generate(now, lives.ca)?.issue(&names, now, lives.leaf)?;
+        let leaf = Authority::generate(now, lives.ca)?.issue(&names, now, lives.leaf, clients.as_ref())?;
         let tls = RustlsConfig::from_config(leaf.config);
-        let (bundle, bundle_receiver) = watch::channel(None);
-        let (registered_sender, registered) = watch::channel(None);
-        let serving = Serving { tls: tls.clone(), bundle: bundle_receiver, registered: registered_sender };
-        let store = Store::new(secrets);
-        let clock = Clock::new(SystemTime::now);
-        Ok((Self { store, names, lives, tls, bundle, registered, check, metrics, clock }, serving))
+        let (serving, bundle, registered) = Serving::new(tls.clone());
+        let (store, clock) = (Store::new(secrets), Clock::new(SystemTime::now));
+        Ok((Self { store, names, lives, clients, tls, bundle, registered, check, metrics, clock }, serving))
     }
 
     /// Keeps at it. Ends only with an error that no waiting mends: a Secret that we may not use, before there ever was a good
@@ -208,7 +256,10 @@ impl Keeper {
     }
 
     fn issue(&self, material: &Material, now: SystemTime) -> anyhow::Result<Leaf> {
-        let leaf = material.signing.issue(&self.names, now, self.lives.leaf).context("serving certificate")?;
+        let leaf = material
+            .signing
+            .issue(&self.names, now, self.lives.leaf, self.clients.as_ref())
+            .context("serving certificate")?;
         self.tls.reload_from_config(leaf.config.clone());
         self.metrics.certificate(leaf.not_after);
         tracing::info!(names = ?self.names, "serving certificate");
@@ -217,7 +268,7 @@ impl Keeper {
 
     fn publish(&self, material: &Material) {
         self.bundle.send_if_modified(|bundle| {
-            let new = Some(material.bundle_pem());
+            let new = Some(Bundle::Ours(material.bundle_pem()));
             let changed = *bundle != new;
             *bundle = new;
             changed
@@ -235,8 +286,15 @@ struct Found {
 }
 
 impl Serving {
+    /// Served with this; nobody knows yet whom to trust.
+    fn new(tls: RustlsConfig) -> (Self, watch::Sender<Option<Bundle>>, watch::Receiver<Option<Registered>>) {
+        let (sender, bundle) = watch::channel(None);
+        let (registered, receiver) = watch::channel(None);
+        (Self { tls, bundle, registered }, sender, receiver)
+    }
+
     /// Waits until the API server can be told whom to trust; gives that.
-    pub async fn trusted(&mut self) -> Option<String> {
+    pub async fn trusted(&mut self) -> Option<Bundle> {
         let receiver = &mut self.bundle;
         receiver.wait_for(Option::is_some).await.ok().and_then(|bundle| bundle.clone())
     }
@@ -267,5 +325,7 @@ impl Serving {
 
 #[cfg(test)]
 mod handshake;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

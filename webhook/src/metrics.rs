@@ -33,6 +33,11 @@ pub mod metric {
     pub const CERT_EXPIRY: &str = "railbind_webhook_cert_expiry_seconds";
     /// When the CA that signs it ends, as Unix time; it is replaced when a third of its life is left.
     pub const CA_EXPIRY: &str = "railbind_webhook_ca_expiry_seconds";
+    /// 1 while files are not what is in use, because they are no good, by which: `serving` (`--tls-cert-dir`) or `clients`
+    /// (`--client-ca`).
+    pub const FILES_BAD: &str = "railbind_webhook_certificate_files_bad";
+    /// Connections that ended before a review could be sent: no certificate that `--client-ca` vouches for, or no TLS.
+    pub const HANDSHAKES_FAILED: &str = "railbind_webhook_handshakes_failed_total";
     /// 1 while the MutatingWebhookConfiguration is as we want it.
     pub const REGISTERED: &str = "railbind_webhook_registered";
 }
@@ -56,6 +61,25 @@ impl Hook {
         match self {
             Self::Pods => "pods",
             Self::Bindings => "bindings",
+        }
+    }
+}
+
+/// Which files somebody else makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// The certificate that is served with.
+    Serving,
+    /// The CA of those who may call.
+    Clients,
+}
+
+impl Files {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Clients => "clients",
         }
     }
 }
@@ -137,6 +161,8 @@ pub struct Metrics {
     audit: Family<Labels<1>, Gauge>,
     cert_expiry: Gauge,
     ca_expiry: Gauge,
+    files_bad: Family<Labels<1>, Gauge>,
+    handshakes_failed: Counter,
     registered: Gauge,
 }
 
@@ -156,6 +182,8 @@ impl Metrics {
             audit: Family::default(),
             cert_expiry: Gauge::default(),
             ca_expiry: Gauge::default(),
+            files_bad: Family::default(),
+            handshakes_failed: Counter::default(),
             registered: Gauge::default(),
         };
         for hook in [Hook::Pods, Hook::Bindings] {
@@ -165,6 +193,9 @@ impl Metrics {
             drop(metrics.durations.get_or_create(&[("hook", hook.as_str())]));
             drop(metrics.selfcheck_failed.get_or_create(&[("hook", hook.as_str())]));
             drop(metrics.panics.get_or_create(&[("hook", hook.as_str())]));
+        }
+        for files in [Files::Serving, Files::Clients] {
+            metrics.files_bad(files, false);
         }
         let total = |name: &'static str| name.trim_end_matches("_total");
         registry.register(total(metric::REQUESTS), "Reviews by hook and outcome", metrics.requests.clone());
@@ -195,6 +226,16 @@ impl Metrics {
             metrics.cert_expiry.clone(),
         );
         registry.register(metric::CA_EXPIRY, "Unix time at which the CA ends", metrics.ca_expiry.clone());
+        registry.register(
+            metric::FILES_BAD,
+            "Whether the files of a certificate are no good, and the last good ones are in use",
+            metrics.files_bad.clone(),
+        );
+        registry.register(
+            total(metric::HANDSHAKES_FAILED),
+            "Connections that ended in the TLS handshake",
+            metrics.handshakes_failed.clone(),
+        );
         registry.register(
             metric::REGISTERED,
             "Whether the webhook configuration is as wanted",
@@ -271,6 +312,16 @@ impl Metrics {
         self.ca_expiry.set(unix(not_after));
     }
 
+    /// Whether these files are no good.
+    pub fn files_bad(&self, files: Files, yes: bool) {
+        self.files_bad.get_or_create(&[("files", files.as_str())]).set(i64::from(yes));
+    }
+
+    /// A connection ended in the handshake.
+    pub fn handshake_failed(&self) {
+        self.handshakes_failed.inc();
+    }
+
     /// Whether the webhook configuration is as wanted.
     pub fn registered(&self, yes: bool) {
         self.registered.set(i64::from(yes));
@@ -306,6 +357,9 @@ mod tests {
             "railbind_webhook_node_map_timestamp_seconds 7",
             "railbind_webhook_cert_expiry_seconds 0",
             "railbind_webhook_ca_expiry_seconds 0",
+            r#"railbind_webhook_certificate_files_bad{files="serving"} 0"#,
+            r#"railbind_webhook_certificate_files_bad{files="clients"} 0"#,
+            "railbind_webhook_handshakes_failed_total 0",
             "railbind_webhook_registered 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

@@ -2,7 +2,7 @@
 
 mod config;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum_server::Handle;
 use daemon::Check;
@@ -26,6 +26,8 @@ use crate::{
 
 /// How often the configuration is looked at, at least.
 pub const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// And while somebody else has to fill `caBundle` in.
+const INJECTED_EVERY: Duration = Duration::from_secs(2);
 
 /// Registers, and stays registered.
 #[derive(Debug)]
@@ -71,13 +73,24 @@ impl Registrar {
         while let Some(bundle) = self.serving.trusted().await {
             let Some(choice) = self.chosen().await else { return };
             self.wanted.binding = if choice.hook { BindingEngine::Webhook } else { BindingEngine::Off };
-            let wait = match ensure(&self.api, &configuration(&self.wanted, &bundle)).await {
-                Ok(done) => {
+            let done = ensure(&self.api, &configuration(&self.wanted, bundle.pem())).await;
+            let wait = match done.map(|(done, live)| (done, bundle.accepted(&live, SystemTime::now()))) {
+                // Ours is in place, and the API server does not talk to us yet.
+                Ok((_, Err(why))) => {
+                    self.metrics.registered(false);
+                    if registered {
+                        tracing::warn!(why, "webhook configuration");
+                    } else {
+                        self.check.not_ready(why);
+                    }
+                    self.every.min(INJECTED_EVERY)
+                }
+                Ok((done, Ok(()))) => {
                     if done == Done::Written {
                         tracing::info!(name = self.wanted.name, "webhook configuration written");
                     }
                     registered = true;
-                    self.serving.registered(&bundle, done == Done::Written);
+                    self.serving.registered(bundle.pem().unwrap_or_default(), done == Done::Written);
                     self.check.ready();
                     self.metrics.registered(true);
                     backoff.reset();
@@ -112,17 +125,17 @@ impl Registrar {
     }
 }
 
-/// Makes the configuration as wanted; writes only if it is not.
+/// Makes the configuration as wanted; writes only if it is not. Gives what is there then.
 pub async fn ensure(
     api: &Api<MutatingWebhookConfiguration>,
     wanted: &MutatingWebhookConfiguration,
-) -> Result<Done, ApiError> {
+) -> Result<(Done, MutatingWebhookConfiguration), ApiError> {
     let name = wanted.metadata.name.as_deref().unwrap_or_default();
-    if call(api.get_opt(name)).await?.is_some_and(|live| config::as_wanted(&live, wanted)) {
-        return Ok(Done::Nothing);
+    if let Some(live) = call(api.get_opt(name)).await?.filter(|live| config::as_wanted(live, wanted)) {
+        return Ok((Done::Nothing, live));
     }
-    call(api.patch(name, &PatchParams::apply(WEBHOOK_MANAGER).force(), &Patch::Apply(wanted))).await?;
-    Ok(Done::Written)
+    let live = call(api.patch(name, &PatchParams::apply(WEBHOOK_MANAGER).force(), &Patch::Apply(wanted))).await?;
+    Ok((Done::Written, live))
 }
 
 #[cfg(test)]

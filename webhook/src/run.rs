@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use daemon::{Readiness, Shutdown, admin};
+use daemon::{Check, Readiness, Shutdown, admin};
+use futures::future::BoxFuture;
 use kube::{Api, Client};
 use policies::profile::Profiles;
 use prometheus_client::registry::Registry;
@@ -17,7 +18,7 @@ use crate::{
     args::{Args, Command, ServeArgs},
     auditor::Auditor,
     bounds,
-    certs::{Keeper, Lives},
+    certs::{Clients, Keeper, Lives, Outside, Serving, Source},
     engine, explain,
     lease::Candidate,
     metrics::Metrics,
@@ -58,13 +59,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let (namespace_writer, namespace_map) = Mirror::new();
     let (worker_writer, worker_map) = Mirror::new();
     let (names, place) = place(&args);
-    let secrets = Api::namespaced(client.clone(), &args.namespace);
     let lives = Lives {
         ca: Duration::from_secs(args.ca_life_seconds),
         leaf: Duration::from_secs(args.certificate_life_seconds),
         grace: Duration::from_secs(args.ca_grace_seconds),
     };
-    let (keeper, serving) = Keeper::new(secrets, names, lives, readiness.check("certificate"), metrics.clone())?;
+    let clients = args.client_ca.as_deref().map(|file| Clients::load(file, args.client_name.clone())).transpose()?;
+    let certificate_check = readiness.check("certificate");
+    let (certificates, serving) =
+        certificates(&args, &client, names, lives, clients.clone(), certificate_check, metrics.clone())?;
     let (bound_writers, bounds) = bounds::Mirrors::new();
     let state = State::new(node_map, namespace_map, worker_map, in_force, args.binding_engine, metrics.clone());
     let state = Arc::new(State { bounds, binding: chosen.clone(), ..state });
@@ -99,7 +102,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     admin::serve(&args.admin, admin_routes).await?;
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(keeper.run());
+    tasks.spawn(certificates);
+    if let Some(clients) = clients {
+        tasks.spawn(always(clients.follow(metrics.clone())));
+    }
     tasks.spawn(always(engine::follow(client.clone(), args.binding_engine, engine_sender)));
     tasks.spawn(always(nodes::follow_nodes(client.clone(), node_writer, node_check, metrics.clone())));
     tasks.spawn(always(nodes::follow_namespaces(client.clone(), namespace_writer, namespace_check)));
@@ -139,6 +145,31 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             Some(Ok(Ok(()))) | None => bail!("a task of the webhook ended"),
         },
     }
+}
+
+/// What keeps the serving certificate, and what is served with.
+fn certificates(
+    args: &ServeArgs,
+    client: &Client,
+    names: Vec<String>,
+    lives: Lives,
+    clients: Option<Clients>,
+    check: Check,
+    metrics: Metrics,
+) -> anyhow::Result<(BoxFuture<'static, anyhow::Result<()>>, Serving)> {
+    if let Some(folder) = &args.tls_cert_dir {
+        let source = Source {
+            folder: folder.clone(),
+            name: names.into_iter().next().unwrap_or_default(),
+            bundle: args.ca_bundle,
+            configuration: args.config_name.clone(),
+        };
+        let (outside, serving) = Outside::new(source, lives, clients, Api::all(client.clone()), check, metrics)?;
+        return Ok((Box::pin(outside.run()), serving));
+    }
+    let secrets = Api::namespaced(client.clone(), &args.namespace);
+    let (keeper, serving) = Keeper::new(secrets, names, lives, clients, check, metrics)?;
+    Ok((Box::pin(keeper.run()), serving))
 }
 
 /// Our name among the replicas: the pod's, which is its host name, and what makes it our own process's.

@@ -1,5 +1,7 @@
 //! The server of reviews: routes, limits, TLS, and a slow farewell.
 
+mod accept;
+
 use std::{
     io,
     net::SocketAddr,
@@ -27,6 +29,8 @@ use axum_server::{
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
 use daemon::{Check, Shutdown};
+
+use accept::Told;
 
 use crate::{handler, metrics::Hook, state::State};
 
@@ -108,8 +112,8 @@ impl Server {
     /// closed; after the drain no new connection; then the end, when the last answer is out.
     pub async fn run(self, tls: RustlsConfig, shutdown: Shutdown, check: Check) -> io::Result<()> {
         let router = self.router();
-        let Self { config, state: _, handle, phase } = self;
-        let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+        let Self { config, state, handle, phase } = self;
+        let acceptor = Told::new(RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new()), state.metrics.clone());
         let mut server = axum_server::bind(config.listen).acceptor(acceptor).handle(handle.clone()).http1_only();
         server.http_builder().http1().header_read_timeout(config.idle);
         let announce = handle.clone();

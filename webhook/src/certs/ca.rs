@@ -13,12 +13,14 @@ use rcgen::{
 use rustls::{
     RootCertStore, ServerConfig,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
-    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _},
-    server::NoServerSessionStorage,
 };
 
-use super::rotation::Validity;
+use super::{
+    Clients,
+    rotation::Validity,
+    tls::{provider, server_config},
+};
 
 /// The API server's clock may be behind ours: by so much at most, and by no more than a tenth of a life.
 const SKEW: Duration = Duration::from_hours(1);
@@ -65,7 +67,7 @@ impl PartialEq for Authority {
 /// A serving certificate with its key, ready for use.
 #[derive(Debug)]
 pub struct Leaf {
-    /// HTTP/1.1 only, which is what the API server speaks to webhooks and all that we serve.
+    /// For the server.
     pub config: Arc<ServerConfig>,
     /// When it begins.
     pub not_before: SystemTime,
@@ -126,22 +128,22 @@ impl Authority {
         self.validity
     }
 
-    /// A serving certificate for these DNS names and addresses, good for `life` unless this authority ends before.
-    pub fn issue(&self, names: &[String], now: SystemTime, life: Duration) -> Result<Leaf, CertError> {
+    /// A serving certificate for these DNS names and addresses, good for `life` unless this authority ends before, and for these
+    /// callers (`None`: anyone).
+    pub fn issue(
+        &self,
+        names: &[String],
+        now: SystemTime,
+        life: Duration,
+        clients: Option<&Clients>,
+    ) -> Result<Leaf, CertError> {
         let validity = Validity::of(now, life);
         let validity = Validity { until: validity.until.min(self.validity.until), ..validity };
         let (certificate, key) = self.sign(names, validity)?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // The API server never resumes a session.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        let config = server_config(vec![certificate], key, clients.map(Clients::verifier))?;
         let rest = validity.until.duration_since(now).unwrap_or_default();
         Ok(Leaf {
-            config: Arc::new(config),
+            config,
             not_before: validity.from,
             not_after: validity.until,
             renew_at: now + rest * 2 / 3,
@@ -208,7 +210,7 @@ impl Validity {
     }
 }
 
-fn validity_of(certificate: &CertificateDer<'_>) -> Result<Validity, CertError> {
+pub(super) fn validity_of(certificate: &CertificateDer<'_>) -> Result<Validity, CertError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| CertError::Read("certificate", error.to_string()))?;
     let time = |time: x509_parser::time::ASN1Time| {
@@ -225,11 +227,6 @@ fn params(common_name: &str, validity: Validity) -> CertificateParams {
     params.not_before = time(validity.from);
     params.not_after = time(validity.until);
     params
-}
-
-/// Named, not the process's default: nothing here depends on what else ran before.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }
 
 #[cfg(test)]

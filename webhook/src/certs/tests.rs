@@ -26,7 +26,7 @@ const NAME: &str = "a.railbind.svc";
 const DAY: Duration = Duration::from_hours(24);
 
 /// Follows tokio's clock, which the tests below stop.
-fn clock() -> SystemTime {
+pub(super) fn clock() -> SystemTime {
     static START: LazyLock<(SystemTime, Instant)> = LazyLock::new(|| (SystemTime::now(), Instant::now()));
     START.0 + START.1.elapsed()
 }
@@ -45,8 +45,14 @@ fn keeper(server: &ApiServer, readiness: &Readiness, lives: Lives) -> (Keeper, S
     let metrics = Metrics::register(&mut Registry::default());
     let names = vec![NAME.to_owned()];
     let (keeper, serving) =
-        Keeper::new(server.namespaced("railbind"), names, lives, readiness.check("certificate"), metrics).unwrap();
+        Keeper::new(server.namespaced("railbind"), names, lives, None, readiness.check("certificate"), metrics)
+            .unwrap();
     (Keeper { clock: Clock::new(clock), ..keeper }, serving)
+}
+
+/// What is to be registered, PEM.
+async fn trusted(serving: &mut Serving) -> String {
+    serving.trusted().await.unwrap().pem().unwrap().to_owned()
 }
 
 fn material(server: &ApiServer) -> Option<Material> {
@@ -65,7 +71,7 @@ async fn serves_from_the_start_and_is_trusted_when_the_api_server_is_back() {
     assert!(Arc::ptr_eq(&before, &serving.tls.get_inner()));
 
     server.fail_with(None);
-    let trusted = serving.trusted().await.unwrap();
+    let trusted = trusted(&mut serving).await;
     assert!(readiness.is_ready());
     assert!(!Arc::ptr_eq(&before, &serving.tls.get_inner()));
 
@@ -90,7 +96,7 @@ async fn serves_from_the_start_and_is_trusted_when_the_api_server_is_back() {
         "{}",
         readiness.report()
     );
-    assert_eq!(serving.trusted().await.unwrap(), trusted);
+    assert_eq!(self::trusted(&mut serving).await, trusted);
     assert!(Arc::ptr_eq(&signing, &serving.tls.get_inner()));
 }
 
@@ -99,7 +105,7 @@ async fn renewed_in_time_with_and_without_the_api_server() {
     let (server, readiness) = (ApiServer::start(), Readiness::default());
     let (keeper, mut serving) = keeper(&server, &readiness, Lives::default());
     let _task = tokio::spawn(keeper.run());
-    let trusted = serving.trusted().await.unwrap();
+    let trusted = trusted(&mut serving).await;
     for code in [None, Some(503)] {
         server.fail_with(code);
         let before = serving.tls.get_inner();
@@ -108,7 +114,7 @@ async fn renewed_in_time_with_and_without_the_api_server() {
         tokio::time::sleep(DAY).await;
         assert!(!Arc::ptr_eq(&before, &serving.tls.get_inner()));
     }
-    assert_eq!(serving.trusted().await.unwrap(), trusted);
+    assert_eq!(self::trusted(&mut serving).await, trusted);
     assert_eq!((server.count("POST"), server.count("PUT")), (1, 0));
 }
 
@@ -120,8 +126,8 @@ async fn replicas_that_start_together_share_one() {
     let (one, mut serving) = keeper(&server, &readiness, Lives::default());
     let (other, mut beside) = keeper(&server, &readiness, Lives::default());
     let _tasks = (tokio::spawn(one.run()), tokio::spawn(other.run()));
-    let trusted = serving.trusted().await.unwrap();
-    assert_eq!(beside.trusted().await.unwrap(), trusted);
+    let trusted = trusted(&mut serving).await;
+    assert_eq!(self::trusted(&mut beside).await, trusted);
     assert!(shakes(&serving, &trusted) && shakes(&beside, &trusted));
     assert_eq!(server.count("POST"), 2);
 }
@@ -157,14 +163,14 @@ async fn a_secret_that_is_broken_or_over_is_replaced_at_the_start() {
         let now = material(&server).unwrap();
         assert!(!now.signing.validity().is_over(clock()));
         for (name, serving) in [("one", &mut serving), ("other", &mut beside)] {
-            assert_eq!(serving.trusted().await.unwrap(), now.bundle_pem(), "{name}");
+            assert_eq!(trusted(serving).await, now.bundle_pem(), "{name}");
             assert!(shakes(serving, &now.bundle_pem()), "{name}");
         }
     }
 }
 
 /// Whether an API server that trusts this talks to the replica.
-fn shakes(serving: &Serving, bundle: &str) -> bool {
+pub(super) fn shakes(serving: &Serving, bundle: &str) -> bool {
     let config = ClientConfig::builder_with_details(Arc::new(aws_lc_rs::default_provider()), Arc::new(Stopped))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -274,13 +280,13 @@ async fn a_clock_that_jumps_changes_nothing_where_the_api_server_says_its_time()
         let lives = Lives { leaf: DAY / 24, ..Lives::default() };
         let (keeper, mut serving) = keeper(&server, &readiness, lives);
         let _task = tokio::spawn(Keeper { clock: Clock::new(ours), ..keeper }.run());
-        let trusted = serving.trusted().await.unwrap();
+        let trusted = trusted(&mut serving).await;
         // Longer than a serving certificate lives.
         for _ in 0..4 {
             assert!(shakes(&serving, &trusted));
             tokio::time::sleep(DAY / 48).await;
         }
-        assert_eq!(serving.trusted().await.unwrap(), trusted);
+        assert_eq!(self::trusted(&mut serving).await, trusted);
     }
 }
 
@@ -292,6 +298,6 @@ async fn a_ca_that_has_not_begun_is_replaced() {
     store.put(None, &Material::of(coming.unwrap())).await.unwrap();
     let (keeper, mut serving) = keeper(&server, &readiness, Lives::default());
     let _task = tokio::spawn(keeper.run());
-    let trusted = serving.trusted().await.unwrap();
+    let trusted = trusted(&mut serving).await;
     assert!(shakes(&serving, &trusted));
 }

@@ -42,8 +42,9 @@ pub enum Place {
     },
 }
 
-/// The configuration. Every field that matters is written out, also where it is the API's default.
-pub fn configuration(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhookConfiguration {
+/// The configuration. Every field that matters is written out, also where it is the API's default. Without `ca_bundle` (PEM) that field is
+/// left to somebody else.
+pub fn configuration(wanted: &Wanted, ca_bundle: Option<&str>) -> MutatingWebhookConfiguration {
     let mut webhooks = vec![pods(wanted, ca_bundle)];
     match wanted.binding {
         BindingEngine::Webhook => webhooks.push(bindings(wanted, ca_bundle)),
@@ -56,7 +57,7 @@ pub fn configuration(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhookConfigu
     }
 }
 
-fn pods(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhook {
+fn pods(wanted: &Wanted, ca_bundle: Option<&str>) -> MutatingWebhook {
     MutatingWebhook {
         name: "pods.railbind.dev".into(),
         client_config: client_config(&wanted.place, server::PODS, ca_bundle),
@@ -69,7 +70,7 @@ fn pods(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhook {
     }
 }
 
-fn bindings(wanted: &Wanted, ca_bundle: &str) -> MutatingWebhook {
+fn bindings(wanted: &Wanted, ca_bundle: Option<&str>) -> MutatingWebhook {
     MutatingWebhook {
         name: "bindings.railbind.dev".into(),
         client_config: client_config(&wanted.place, server::BINDINGS, ca_bundle),
@@ -121,8 +122,8 @@ fn rule(resources: &[&str]) -> RuleWithOperations {
     }
 }
 
-fn client_config(place: &Place, path: &str, ca_bundle: &str) -> WebhookClientConfig {
-    let ca_bundle = Some(ByteString(ca_bundle.into()));
+fn client_config(place: &Place, path: &str, ca_bundle: Option<&str>) -> WebhookClientConfig {
+    let ca_bundle = ca_bundle.map(|pem| ByteString(pem.into()));
     match place {
         Place::Url(base) => WebhookClientConfig { ca_bundle, service: None, url: Some(format!("{base}{path}")) },
         Place::Service { name, namespace, port } => WebhookClientConfig {

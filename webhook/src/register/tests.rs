@@ -16,14 +16,14 @@ fn wanted() -> Wanted {
 
 #[test]
 fn behind_a_service() {
-    insta::assert_yaml_snapshot!(configuration(&wanted(), "CA"));
+    insta::assert_yaml_snapshot!(configuration(&wanted(), Some("CA")));
 }
 
 #[test]
 fn at_a_url_without_bindings() {
     let wanted =
         Wanted { place: Place::Url("https://10.0.0.1:8443/x".into()), binding: BindingEngine::Off, ..wanted() };
-    let webhooks = configuration(&wanted, "CA").webhooks.unwrap();
+    let webhooks = configuration(&wanted, Some("CA")).webhooks.unwrap();
     assert_eq!(webhooks.len(), 1);
     assert_eq!(webhooks[0].client_config.url.as_deref(), Some("https://10.0.0.1:8443/x/mutate/pods"));
     assert!(webhooks[0].client_config.service.is_none());
@@ -32,8 +32,8 @@ fn at_a_url_without_bindings() {
 #[tokio::test]
 async fn written_once_and_again_when_it_is_gone_or_changed() {
     let server = ApiServer::start();
-    let config = configuration(&wanted(), "CA");
-    let ensure = async |config| ensure(&server.all(), config).await.unwrap();
+    let config = configuration(&wanted(), Some("CA"));
+    let ensure = async |config| ensure(&server.all(), config).await.unwrap().0;
     assert_eq!(ensure(&config).await, Done::Written);
     assert_eq!(ensure(&config).await, Done::Nothing);
     assert_eq!(server.count("PATCH"), 1);
@@ -48,7 +48,7 @@ async fn written_once_and_again_when_it_is_gone_or_changed() {
     server.put(PATH, changed);
     assert_eq!(ensure(&config).await, Done::Written);
 
-    assert_eq!(ensure(&configuration(&wanted(), "another CA")).await, Done::Written);
+    assert_eq!(ensure(&configuration(&wanted(), Some("another CA"))).await, Done::Written);
     assert_eq!(server.count("PATCH"), 4);
 }
 
@@ -56,13 +56,13 @@ async fn written_once_and_again_when_it_is_gone_or_changed() {
 async fn trouble_is_told() {
     let server = ApiServer::start();
     server.fail_with(Some(403));
-    let error = ensure(&server.all(), &configuration(&wanted(), "CA")).await.unwrap_err();
+    let error = ensure(&server.all(), &configuration(&wanted(), Some("CA"))).await.unwrap_err();
     assert_eq!(error.to_string(), "the test wants 403");
 }
 
 #[test]
 fn what_others_add_is_theirs() {
-    let wanted = configuration(&wanted(), "CA");
+    let wanted = configuration(&wanted(), Some("CA"));
     let with = |change: fn(&mut Value)| {
         let mut live = serde_json::to_value(&wanted).unwrap();
         change(&mut live);

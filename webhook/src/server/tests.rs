@@ -435,7 +435,7 @@ fn idle_connections_outlive_the_api_servers_patience() {
 async fn a_spare_connection_lives_for_the_idle_time() {
     let now = std::time::SystemTime::now();
     let authority = Authority::generate(now, Duration::from_hours(1)).unwrap();
-    let leaf = authority.issue(&["127.0.0.1".into()], now, Duration::from_hours(1)).unwrap();
+    let leaf = authority.issue(&["127.0.0.1".into()], now, Duration::from_hours(1), None).unwrap();
     let idle = Duration::from_millis(500);
     let config = Config { idle, ..Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), Duration::ZERO) };
     let server = Server::new(config, Arc::new(state(ignores)));

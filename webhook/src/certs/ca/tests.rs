@@ -6,8 +6,11 @@ use std::{
 use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 
 use super::{
-    super::handshake::{roots, shake},
-    Authority, CertError, certificates, provider,
+    super::{
+        handshake::{roots, shake},
+        tls::provider,
+    },
+    Authority, CertError, certificates,
 };
 
 const DAY: Duration = Duration::from_hours(24);
@@ -34,7 +37,7 @@ fn client(bundle_pem: &str, name: &str, alpn: &[&[u8]]) -> ClientConnection {
 fn every_name_and_address_verifies_and_no_other() {
     let now = SystemTime::now();
     let authority = Authority::generate(now, CA_LIFE).unwrap();
-    let leaf = authority.issue(&names(), now, LEAF_LIFE).unwrap();
+    let leaf = authority.issue(&names(), now, LEAF_LIFE, None).unwrap();
     for name in names() {
         let alpn = shake(leaf.config.clone(), client(authority.certificate_pem(), &name, &[b"h2", b"http/1.1"]));
         assert_eq!(alpn.unwrap().as_deref(), Some(&b"http/1.1"[..]), "{name}");
@@ -49,14 +52,14 @@ fn every_name_and_address_verifies_and_no_other() {
 fn only_http_1() {
     let now = SystemTime::now();
     let authority = Authority::generate(now, CA_LIFE).unwrap();
-    let leaf = authority.issue(&names(), now, LEAF_LIFE).unwrap();
+    let leaf = authority.issue(&names(), now, LEAF_LIFE, None).unwrap();
     assert!(shake(leaf.config, client(authority.certificate_pem(), "10.1.2.3", &[b"h2"])).is_err());
 }
 
 #[test]
 fn strangers_are_not_trusted() {
     let now = SystemTime::now();
-    let leaf = Authority::generate(now, CA_LIFE).unwrap().issue(&names(), now, LEAF_LIFE).unwrap();
+    let leaf = Authority::generate(now, CA_LIFE).unwrap().issue(&names(), now, LEAF_LIFE, None).unwrap();
     let other = Authority::generate(now, CA_LIFE).unwrap();
     assert!(shake(leaf.config, client(other.certificate_pem(), "10.1.2.3", &[])).is_err());
 }
@@ -68,7 +71,7 @@ fn a_stored_one_is_the_one_that_was_stored() {
     let loaded = Authority::load(first.certificate_pem(), first.key_pem()).unwrap();
     assert_eq!(loaded, first);
     assert_eq!(loaded.validity(), first.validity());
-    let leaf = loaded.issue(&names(), now, LEAF_LIFE).unwrap();
+    let leaf = loaded.issue(&names(), now, LEAF_LIFE, None).unwrap();
     shake(leaf.config, client(first.certificate_pem(), "10.1.2.3", &[])).unwrap();
     // Whether it is over is for others to judge.
     let old = Authority::generate(now - 2 * CA_LIFE, CA_LIFE).unwrap();
@@ -98,15 +101,15 @@ fn a_list_of_certificates_is_read_whatever_stands_between_them() {
 fn renewed_before_it_ends_and_never_longer_than_the_ca() {
     let now = SystemTime::now();
     let authority = Authority::generate(now, CA_LIFE).unwrap();
-    let leaf = authority.issue(&names(), now, LEAF_LIFE).unwrap();
+    let leaf = authority.issue(&names(), now, LEAF_LIFE, None).unwrap();
     assert_eq!(leaf.not_after, now + LEAF_LIFE);
     assert!(leaf.renew_at > now + 4 * DAY && leaf.renew_at < now + 5 * DAY);
     // A leaf of long ago is refused: the lives are in the certificates, not only in our book-keeping.
-    let stale = authority.issue(&names(), now - 8 * DAY, LEAF_LIFE).unwrap();
+    let stale = authority.issue(&names(), now - 8 * DAY, LEAF_LIFE, None).unwrap();
     let refused = shake(stale.config, client(authority.certificate_pem(), "10.1.2.3", &[]));
     assert!(refused.unwrap_err().to_string().contains("xpired"));
     let short = Authority::generate(now, DAY).unwrap();
-    assert_eq!(short.issue(&names(), now, LEAF_LIFE).unwrap().not_after, short.validity().until);
+    assert_eq!(short.issue(&names(), now, LEAF_LIFE, None).unwrap().not_after, short.validity().until);
     let (from, until) = (short.validity().from, short.validity().until);
     assert!(from < now && until <= now + DAY && until > now + DAY - Duration::from_secs(2), "{from:?} {until:?}");
 }
