@@ -13,9 +13,11 @@ use crate::{
 };
 
 mod fact;
+mod objects;
 mod set;
 
 pub use fact::NodeFact;
+pub use objects::Objects;
 pub use set::{AUTO, Chosen, NodeClass, Profiles};
 
 /// One `TransportProfile`, as a file or an object of the cluster says it.

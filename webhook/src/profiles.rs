@@ -2,10 +2,7 @@
 //!
 //! An object that makes no sense changes nothing: the last good one of its name stays, else the embedded one.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use daemon::Check;
 use futures::{Stream, StreamExt as _, pin_mut};
@@ -17,8 +14,7 @@ use kube::{
         watcher::{Error, Event, watcher},
     },
 };
-use policies::profile::{ProfileError, Profiles, TransportProfile};
-use serde_json::json;
+use policies::profile::{Objects, Profiles};
 use tokio::sync::watch;
 
 use crate::{metrics::Metrics, nodes};
@@ -47,20 +43,18 @@ impl InForce {
     }
 }
 
-/// The cluster's own profiles, as far as they make sense.
+/// The cluster's own profiles, as a watch tells of them.
 #[derive(Debug)]
-pub struct Objects {
-    embedded: Profiles,
-    good: BTreeMap<String, TransportProfile>,
-    wrong: BTreeMap<String, String>,
+pub struct Watched {
+    objects: Objects,
     /// Names in a list that is not complete.
     listing: Option<BTreeSet<String>>,
 }
 
-impl Objects {
+impl Watched {
     /// None yet.
     pub fn new(embedded: Profiles) -> Self {
-        Self { embedded, good: BTreeMap::new(), wrong: BTreeMap::new(), listing: None }
+        Self { objects: Objects::new(embedded), listing: None }
     }
 
     /// Takes one event; true where readers should see what came of it.
@@ -76,9 +70,7 @@ impl Objects {
                 false
             }
             Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
-                self.good.retain(|name, _| listed.contains(name));
-                self.wrong.retain(|name, _| listed.contains(name));
+                self.objects.only(&self.listing.take().unwrap_or_default());
                 true
             }
             Event::Apply(object) => {
@@ -86,62 +78,32 @@ impl Objects {
                 true
             }
             Event::Delete(object) => {
-                let name = object.metadata.name.unwrap_or_default();
-                self.good.remove(&name);
-                self.wrong.remove(&name);
+                self.objects.forget(&object.metadata.name.unwrap_or_default());
                 true
             }
         }
     }
 
     fn take(&mut self, object: &DynamicObject) -> String {
-        let name = object.metadata.name.clone().unwrap_or_default();
-        match read(object) {
-            Ok(profile) => {
-                self.wrong.remove(&name);
-                self.good.insert(name.clone(), profile);
-            }
-            Err(error) => {
-                let kept =
-                    if self.good.contains_key(&name) { "the last good one" } else { "the embedded one, if any," };
-                tracing::warn!(profile = name, %error, "no profile that makes sense; {kept} stays in force");
-                self.wrong.insert(name.clone(), error.to_string());
-            }
+        // Of an object that cannot be written as JSON nothing is known, not even its name.
+        let name = self.objects.take(&serde_json::to_value(object).unwrap_or_default());
+        if let Some(why) = self.objects.wrong().get(&name) {
+            tracing::warn!(profile = name, why, "a transport profile that makes no sense");
         }
         name
     }
 
-    /// What is in force.
-    pub fn in_force(&self) -> Profiles {
-        self.embedded.overridden_by(self.good.values().cloned())
+    /// What they are.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
-
-    /// Those that make no sense, with why.
-    pub fn wrong(&self) -> &BTreeMap<String, String> {
-        &self.wrong
-    }
-}
-
-fn read(object: &DynamicObject) -> Result<TransportProfile, ProfileError> {
-    let name = object.metadata.name.clone().unwrap_or_default();
-    let types = object.types.clone().unwrap_or_default();
-    let plain = json!({
-        "apiVersion": types.api_version,
-        "kind": types.kind,
-        "metadata": {"name": name},
-        "spec": object.data["spec"],
-    });
-    let profile: TransportProfile = serde_json::from_value(plain)
-        .map_err(|error| ProfileError::Syntax { file: name.clone(), cause: error.to_string() })?;
-    profile.check(&name)?;
-    Ok(profile)
 }
 
 /// Follows the cluster's own profiles for ever. A cluster without the CRD has none.
 pub async fn follow_profiles(
     client: Client,
     sender: watch::Sender<Arc<Profiles>>,
-    objects: Objects,
+    watched: Watched,
     check: Check,
     metrics: Metrics,
 ) {
@@ -150,13 +112,13 @@ pub async fn follow_profiles(
         "transportprofiles",
     );
     let events = watcher(Api::<DynamicObject>::all_with(client, &resource), nodes::cached());
-    follow(events, sender, objects, check, metrics).await;
+    follow(events, sender, watched, check, metrics).await;
 }
 
 async fn follow(
     events: impl Stream<Item = Result<Event<DynamicObject>, Error>> + Send,
     sender: watch::Sender<Arc<Profiles>>,
-    mut objects: Objects,
+    mut watched: Watched,
     check: Check,
     metrics: Metrics,
 ) {
@@ -167,12 +129,11 @@ async fn follow(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if objects.apply(event) {
+                if watched.apply(event) {
+                    let objects = watched.objects();
                     sender.send_replace(Arc::new(objects.in_force()));
-                    metrics.profiles(objects.good.len(), objects.wrong.len());
-                    let wrong: Vec<String> =
-                        objects.wrong.iter().map(|(name, why)| format!("{name} is not in force: {why}")).collect();
-                    check.ready_but(&wrong.join("; "));
+                    metrics.profiles(objects.good(), objects.wrong().len());
+                    check.ready_but(&objects.note());
                 }
             }
             Err(error) => tracing::debug!(error = nodes::why(error), "transport profiles; going on with those known"),
@@ -187,40 +148,33 @@ mod tests {
     use policies::profile::Profiles;
     use serde_json::{Value, json};
 
-    use super::{Event, Objects};
+    use super::{Event, Watched};
 
     fn object(name: &str, change: impl FnOnce(&mut Value)) -> DynamicObject {
         let embedded = Profiles::embedded().unwrap();
         let mut profile = serde_json::to_value(embedded.get("tcp").unwrap()).unwrap();
-        profile["metadata"]["name"] = json!(name);
+        profile["metadata"] = json!({"name": name, "resourceVersion": "7"});
         change(&mut profile["spec"]);
         serde_json::from_value(profile).unwrap()
     }
 
     #[test]
-    fn objects_override_by_name_and_the_last_good_one_stays() {
-        let mut objects = Objects::new(Profiles::embedded().unwrap());
-        let description = |objects: &Objects| objects.in_force().get("tcp").unwrap().spec.description.clone();
-        let embedded = description(&objects);
-        assert!(!objects.apply(Event::Init) && objects.apply(Event::InitDone));
-
-        assert!(objects.apply(Event::Apply(object("tcp", |spec| spec["description"] = json!("ours")))));
-        assert_eq!(description(&objects), "ours");
-        assert!(objects.apply(Event::Apply(object("tcp", |spec| spec["env"][0]["name"] = json!("ucx-tls")))));
-        assert_eq!(description(&objects), "ours");
-        assert!(objects.wrong()["tcp"].contains("spec.env[0]"), "{:?}", objects.wrong());
-        objects.apply(Event::Apply(object("tcp", |spec| spec["colour"] = json!("red"))));
-        assert!(objects.wrong()["tcp"].contains("colour"), "{:?}", objects.wrong());
-
-        objects.apply(Event::Apply(object("own", |spec| spec["set"] = json!("own"))));
-        assert!(objects.in_force().has_set("own"));
-        // A new list without them: they are gone, and with them what was wrong.
-        for event in [Event::Init, Event::InitApply(object("own", |spec| spec["set"] = json!("own"))), Event::InitDone]
-        {
-            objects.apply(event);
-        }
-        assert_eq!((description(&objects), objects.wrong().len()), (embedded, 0));
-        objects.apply(Event::Delete(object("own", |_| {})));
-        assert!(!objects.in_force().has_set("own"));
+    fn events_change_what_is_in_force_and_a_list_is_shown_when_it_is_complete() {
+        let mut watched = Watched::new(Profiles::embedded().unwrap());
+        let description = |watched: &Watched| watched.objects().in_force().get("tcp").unwrap().spec.description.clone();
+        let embedded = description(&watched);
+        assert!(!watched.apply(Event::Init) && watched.apply(Event::InitDone));
+        assert!(watched.apply(Event::Apply(object("tcp", |spec| spec["description"] = json!("ours")))));
+        assert_eq!(description(&watched), "ours");
+        watched.apply(Event::Apply(object("tcp", |spec| spec["colour"] = json!("red"))));
+        assert_eq!((description(&watched).as_str(), watched.objects().wrong().len()), ("ours", 1));
+        // A new list without it: it is gone, and with it what was wrong.
+        let own = || object("own", |spec| spec["set"] = json!("own"));
+        assert!(!watched.apply(Event::Init) && !watched.apply(Event::InitApply(own())));
+        assert_eq!(description(&watched), "ours");
+        assert!(watched.apply(Event::InitDone) && watched.objects().in_force().has_set("own"));
+        assert_eq!((description(&watched), watched.objects().wrong().len()), (embedded, 0));
+        watched.apply(Event::Delete(own()));
+        assert!(!watched.objects().in_force().has_set("own"));
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     mirror::Mirror,
     nodes,
-    profiles::{self, InForce, Objects},
+    profiles::{self, InForce, Watched},
     register::{self, Place, Registrar, Wanted},
     server::{Config, Server},
     state::State,
@@ -133,8 +133,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     tasks.spawn(always(auditor.run()));
-    let objects = Objects::new(embedded);
-    tasks.spawn(always(profiles::follow_profiles(client, profile_writer, objects, profile_check, metrics)));
+    let watched = Watched::new(embedded);
+    tasks.spawn(always(profiles::follow_profiles(client, profile_writer, watched, profile_check, metrics)));
     tasks.spawn(always(registrar.run(server.handle())));
     let serving = server.run(serving.tls, shutdown, server_check);
     tokio::select! {

@@ -9,7 +9,7 @@ use policies::{
     matrix::SelftestView,
     names::{CONDITION, label},
     node_fabric::NodeFabricStatus,
-    profile::Profiles,
+    profile::{Objects, Profiles},
     raw::strings,
     report::Condition,
     workers,
@@ -202,15 +202,8 @@ pub async fn profiles(cluster: &Cluster) -> Result<Profiles> {
     let embedded = Profiles::embedded().map_err(|error| Ended::new(Exit::Failed, error.to_string()))?;
     match cluster.list(PROFILES).await {
         Ok(objects) => {
-            let mut own = webhook::profiles::Objects::new(embedded);
-            for object in objects {
-                match serde_json::from_value(object) {
-                    Ok(object) => {
-                        own.apply(kube::runtime::watcher::Event::Apply(object));
-                    }
-                    Err(error) => cluster.miss(Exit::Partial, format!("a TransportProfile: {error}")),
-                }
-            }
+            let mut own = Objects::new(embedded);
+            own.replace(&objects);
             for (name, why) in own.wrong() {
                 cluster.miss(Exit::Partial, format!("TransportProfile {name} is not used: {why}"));
             }
