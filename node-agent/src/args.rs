@@ -223,6 +223,10 @@ pub struct RunArgs {
     /// Folder of further TransportProfiles (*.yaml); one takes the place of the embedded one of its name.
     #[arg(long = "profiles", value_name = "DIR")]
     pub profiles: Option<PathBuf>,
+    /// Seconds between two lists of the cluster's TransportProfiles, which take the place of both. Before a self-test they are listed
+    /// too, where the last list is older than a minute.
+    #[arg(long, default_value = "600", value_parser = seconds)]
+    pub profiles_period: Duration,
     /// Self-test.
     #[command(flatten)]
     pub selftest: SelftestArgs,

@@ -5,6 +5,7 @@ pub mod events;
 pub mod metrics;
 pub mod node_fabric;
 pub mod probe;
+pub mod profiles;
 pub mod publish;
 pub mod run;
 pub mod selftest;

@@ -11,8 +11,8 @@ use crate::survey::Survey;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// The agent's metrics; names begin with `railbind_agent_`.
-#[derive(Debug, Default)]
+/// The agent's metrics; names begin with `railbind_agent_`. Clones count together.
+#[derive(Debug, Clone, Default)]
 pub struct Metrics {
     writes: Family<[(&'static str, &'static str); 2], Counter>,
     surveys: Counter,
@@ -20,6 +20,8 @@ pub struct Metrics {
     problems: Family<Labels<1>, Gauge>,
     ports: Family<Labels<2>, Gauge>,
     rate: Family<Labels<2>, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    profiles: Family<[(&'static str, &'static str); 1], Gauge>,
+    profile_lists: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Metrics {
@@ -36,11 +38,33 @@ impl Metrics {
         registry.register("problems", "Problems that the last survey found, by code", self.problems.clone());
         registry.register("ports", "RDMA ports, by fabric and role", self.ports.clone());
         registry.register("port_rate_gbps", "Rate of a compute port in Gb/s", self.rate.clone());
+        registry.register(
+            "transport_profiles",
+            "Transport profiles of the cluster's own, by state",
+            self.profiles.clone(),
+        );
+        registry.register(
+            "profile_lists",
+            "Requests for the cluster's transport profiles, by result",
+            self.profile_lists.clone(),
+        );
     }
 
     /// Counts a write: `object` is `node` or `nodefabric`; `result` is `written`, `unchanged`, `failed` or `no-kind`.
     pub fn wrote(&self, object: &'static str, result: &'static str) {
         self.writes.get_or_create(&[("object", object), ("result", result)]).inc();
+    }
+
+    /// The cluster has this many profiles of its own that make sense, and this many that do not.
+    pub fn profiles(&self, good: usize, wrong: usize) {
+        for (state, count) in [("good", good), ("wrong", wrong)] {
+            self.profiles.get_or_create(&[("state", state)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Counts a request for them: `listed`, `no-kind`, `forbidden` or `failed`.
+    pub fn listed_profiles(&self, result: &'static str) {
+        self.profile_lists.get_or_create(&[("result", result)]).inc();
     }
 
     /// Takes over what a survey found.

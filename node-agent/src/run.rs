@@ -18,6 +18,7 @@ use crate::{
     args::{RunArgs, SelftestArgs},
     events::Events,
     metrics::Metrics,
+    profiles::InForce,
     selftest::{
         self,
         duty::Callee,
@@ -45,13 +46,25 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mi
 
 /// Runs until told to stop.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let RunArgs { node_name, root, period, start_jitter, probes, ucx_folders, profiles, selftest, admin, log: _ } =
-        args;
+    let RunArgs {
+        node_name,
+        root,
+        period,
+        start_jitter,
+        probes,
+        ucx_folders,
+        profiles,
+        profiles_period,
+        selftest,
+        admin,
+        log: _,
+    } = args;
     let shutdown = Shutdown::on_signals()?;
     let readiness = Readiness::default();
     let published = readiness.check("published");
     published.not_ready("the first survey has not been published yet");
     let story = readiness.check("nodefabric");
+    let taken = readiness.check("profiles");
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -62,7 +75,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     admin::serve(&admin, admin::router(readiness, Arc::new(registry))).await?;
 
     let client = client().await.context("finding the API server: set KUBECONFIG, or run in a pod")?;
-    let profiles = Arc::new(in_force(profiles.as_deref())?);
+    let shipped = shipped(profiles.as_deref())?;
+    let profiles = InForce::following(shipped, client.clone(), profiles_period, taken, metrics.clone());
     let testing = if selftest.selftest {
         Some(start(&selftest, &node_name, &ucx_folders, &profiles, &client, tested).await?)
     } else {
@@ -74,7 +88,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         teller: Teller::new(client, &node_name),
         name: node_name,
         root: Arc::new(survey::open(&root)?),
-        profiles,
+        profiles: profiles.clone(),
         kept: Arc::default(),
         metrics,
         story,
@@ -84,6 +98,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::select! {
         () = keep(&agent, &published, period, start_jitter, probing) => Ok(()),
         () = test(testing) => Ok(()),
+        () = profiles.keep(random) => Ok(()),
         () = shutdown.requested() => Ok(()),
     }
 }
@@ -97,7 +112,7 @@ async fn client() -> anyhow::Result<Client> {
 }
 
 /// The profiles that ship in the program, and those of a folder in the place of those that have their names.
-fn in_force(folder: Option<&Path>) -> anyhow::Result<Profiles> {
+fn shipped(folder: Option<&Path>) -> anyhow::Result<Profiles> {
     let embedded = Profiles::embedded()?;
     let Some(folder) = folder else { return Ok(embedded) };
     let reading = || format!("reading the profiles in {}", folder.display());
@@ -117,7 +132,7 @@ async fn start(
     args: &SelftestArgs,
     node: &str,
     ucx_folders: &[PathBuf],
-    profiles: &Arc<Profiles>,
+    profiles: &InForce,
     client: &Client,
     metrics: selftest::metrics::Metrics,
 ) -> anyhow::Result<(Listener, Arc<Tester>)> {
@@ -134,7 +149,7 @@ async fn start(
     tracing::info!(address = %listening, certificate = %identity.fingerprint(), "listening for self-tests");
     let config = args.config(node, ucx_folders);
     let members = Members::new(client.clone());
-    let tester = Tester::new(config, Arc::clone(profiles), identity, members, listening, gate, metrics);
+    let tester = Tester::new(config, profiles.clone(), identity, members, listening, gate, metrics);
     Ok((listener, Arc::new(tester)))
 }
 
@@ -156,6 +171,9 @@ async fn keep(
 ) {
     let events = Events::subscribe();
     tokio::time::sleep(start_jitter.mul_f64(random())).await;
+    // The first labels go by the cluster's own profiles, where it says which they are.
+    agent.profiles.look().await;
+    let mut profiles = agent.profiles.changes();
     let (mut failures, mut why, mut last_probe) = (0_u32, Why::Period, None::<Instant>);
     // Events come between two periods and never put one off, however many there are.
     let mut due = Instant::now();
@@ -168,7 +186,7 @@ async fn keep(
                     // A little spread keeps agents that started together from staying together.
                     Why::Period => Instant::now() + period.mul_f64(0.9 + 0.2 * random()),
                     Why::Event if changed => due.min(Instant::now() + SECOND_LOOK),
-                    Why::Event | Why::Selftest => due,
+                    Why::Event | Why::Selftest | Why::Profiles => due,
                 };
                 other_devices
             }
@@ -199,6 +217,7 @@ async fn keep(
                 why = Why::Event;
             }
             () = news(agent), if failures == 0 => why = Why::Selftest,
+            Ok(()) = profiles.changed(), if failures == 0 => why = Why::Profiles,
         }
     }
 }

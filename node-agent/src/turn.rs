@@ -12,13 +12,14 @@ use api::NodeFabric;
 use daemon::Check;
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::{Api, api::GetParams};
-use policies::{names::k8s, node_fabric::NodeFabricStatus, profile::Profiles, report, verdict::Label};
+use policies::{names::k8s, node_fabric::NodeFabricStatus, report, verdict::Label};
 use sysfs::{Cache, Root};
 
 use crate::{
     args::{CudaProbeArgs, UcxProbeArgs},
     metrics::Metrics,
     node_fabric, probe,
+    profiles::InForce,
     publish::{self, Outcome},
     selftest::tester::Tester,
     survey::{self, Probes, Survey},
@@ -39,6 +40,8 @@ pub(crate) enum Why {
     Event,
     /// The self-test has something to say.
     Selftest,
+    /// Other transport profiles are in force.
+    Profiles,
 }
 
 /// What a turn did.
@@ -57,7 +60,7 @@ pub(crate) struct Agent {
     pub(crate) teller: Teller,
     pub(crate) name: String,
     pub(crate) root: Arc<Root>,
-    pub(crate) profiles: Arc<Profiles>,
+    pub(crate) profiles: InForce,
     pub(crate) kept: Arc<Mutex<Kept>>,
     pub(crate) metrics: Metrics,
     pub(crate) story: Check,
@@ -191,7 +194,7 @@ impl Agent {
     }
 
     async fn survey(&self) -> anyhow::Result<Survey> {
-        let (root, profiles, kept) = (Arc::clone(&self.root), Arc::clone(&self.profiles), Arc::clone(&self.kept));
+        let (root, profiles, kept) = (Arc::clone(&self.root), self.profiles.current(), Arc::clone(&self.kept));
         let started = Instant::now();
         let task = tokio::task::spawn_blocking(move || {
             let Kept { cache, probes, zone, .. } = &mut *lock(&kept);

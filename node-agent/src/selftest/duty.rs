@@ -74,6 +74,10 @@ impl Tester {
             gates.gpus_busy = gpu_use.busy().map(str::to_owned);
             next = seen.with(self, &own, |view| plan::next(settings, view, &status, &pace, &gates, now()));
         }
+        // The cluster's profiles as they are now. Where others came into force, a survey goes by them first, and wakes this loop.
+        if matches!(next, Next::Call { .. } | Next::Loopback { .. }) && self.profiles.look().await {
+            return Duration::from_secs_f64(settings.slot_seconds.max(1.0));
+        }
         match next {
             Next::Wait { until, why } => {
                 match &why {
@@ -269,6 +273,9 @@ impl Host for Callee {
             Refusal::Busy { .. } => (Reason::Busy, "a session is going on".into()),
             Refusal::GpusBusy(who) => (Reason::NotNow, format!("GPUs compute here: {who}")),
         })?;
+        if tester.profiles.look().await {
+            return Err((Reason::NotNow, "other transport profiles are in force and must settle".into()));
+        }
         let terms = terms.within(&tester.config.limits).map_err(|error| (Reason::Terms, error.to_string()))?;
         let (memory, why_host) = terms.own_memory(&tester.gpu(&own, &terms.profile, &gpu_use));
         let terms = Terms { memory, ..terms };

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use policies::{
     kernel::Version,
     names::{annotation, label},
+    profile::Profiles,
     rails,
     select::NodeView,
     selftest::{Memory, gpus, own},
@@ -36,7 +37,7 @@ pub(super) struct Own {
 
 impl Own {
     /// What a survey says, and the Node beside it; `None` where its fabric is not known.
-    pub(super) fn read(name: &str, survey: &Survey, node: &Node) -> Option<Self> {
+    pub(super) fn read(name: &str, survey: &Survey, node: &Node, profiles: &Profiles) -> Option<Self> {
         let labels = survey.verdict.labels_on(&BTreeMap::new());
         let fabric = survey.verdict.fabric.known().copied();
         let domain = own::domain(fabric, labels.get(label::FABRIC_DOMAIN).map(String::as_str))?;
@@ -59,7 +60,8 @@ impl Own {
         }
         // CUDA is asked after the first survey: what host memory proved until then is not all.
         ports.extend(gpu.as_ref().ok().map(|gpu| Memory::Cuda(*gpu).to_string()));
-        let facts = own::fingerprint(&view, &ports);
+        let promises: Vec<String> = own::candidates(profiles, &view).iter().map(own::promise).collect();
+        let facts = own::fingerprint(&view, &ports, &promises);
         let annotations = node.metadata.annotations.as_ref();
         Some(Self {
             view,

@@ -12,13 +12,11 @@ use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use policies::{
     names::label,
     node_fabric::EndpointStatus,
-    profile::Profiles,
+    profile::TransportProfile,
     report::Announcement,
     selftest::{
         Against, Gates, GpuUse, Limits, Memory, Op, Order, Pace, Report, Role, SelftestStatus, Settings, Standing,
-        Terms, TransferStatus, View, blame, gpus,
-        own::{self, Candidate},
-        publish,
+        Terms, TransferStatus, View, blame, gpus, own, publish,
         verdict::{self, Expected, Judgement, Trial},
     },
 };
@@ -33,7 +31,7 @@ use super::{
     own::Own,
     session::{Identity, PROTOCOL},
 };
-use crate::{probe::PROGRAM, survey::Survey};
+use crate::{probe::PROGRAM, profiles::InForce, survey::Survey};
 
 /// What is measured: NIXL's two ways to move a cache, the guide's, and the latency.
 const OPS: [Op; 4] = [Op::Put, Op::Get, Op::Tag, Op::Latency];
@@ -57,7 +55,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Tester {
     pub(super) config: Config,
-    pub(super) profiles: Arc<Profiles>,
+    pub(super) profiles: InForce,
     pub(super) identity: Identity,
     pub(super) members: Members,
     pub(super) gate: Gate,
@@ -101,7 +99,7 @@ impl Tester {
     /// One that has seen nothing yet. `listening`: where its listener is bound.
     pub fn new(
         config: Config,
-        profiles: Arc<Profiles>,
+        profiles: InForce,
         identity: Identity,
         members: Members,
         listening: SocketAddr,
@@ -139,7 +137,7 @@ impl Tester {
 
     /// Takes over a survey, and what the Node says beside it.
     pub fn surveyed(&self, survey: &Survey, node: &Node) {
-        let mut own = Own::read(&self.config.node, survey, node);
+        let mut own = Own::read(&self.config.node, survey, node, &self.profiles.current());
         if let Some(own) = &own {
             // An agent that has just started may be called before it has anything to test itself.
             self.members.belong_to(&own.domain);
@@ -210,7 +208,8 @@ impl Tester {
 
     pub(super) fn gates(&self, own: &Own) -> Gates {
         let settle = Duration::from_secs_f64(self.config.settings.slot_seconds.max(0.0));
-        let candidates = self.candidates(own);
+        let profiles = self.profiles.current();
+        let candidates = own::candidates(&profiles, &own.view);
         Gates {
             unsettled: own.since.elapsed() < settle || candidates.is_empty(),
             soft_refused: candidates.first().is_some_and(|first| own.soft && !first.profile.spec.when.soft),
@@ -245,7 +244,8 @@ impl Tester {
 
     /// Judges a transfer under a profile and takes it over.
     pub(super) fn judge(&self, own: &Own, seen: &Seen, done: &Done<'_>) {
-        let candidates = self.candidates(own);
+        let profiles = self.profiles.current();
+        let candidates = own::candidates(&profiles, &own.view);
         let Some(place) = candidates.iter().position(|found| found.profile.metadata.name == done.terms.profile) else {
             return;
         };
@@ -294,7 +294,7 @@ impl Tester {
             let (name, set) = (candidate.profile.metadata.name.clone(), candidate.profile.spec.set.clone());
             state.trials.retain(|trial| trial.profile != name);
             state.trials.push(Trial { profile: name, set, judgement });
-            let (tried, fastest) = verdict::qualify(&state.trials, self.profiles.default_set());
+            let (tried, fastest) = verdict::qualify(&state.trials, profiles.default_set());
             state.status.profiles = tried;
             state.status.fastest_set = fastest;
         }
@@ -309,22 +309,21 @@ impl Tester {
         }
     }
 
-    /// The profiles that this node is to prove, the one that the verdict is about first.
-    fn candidates(&self, own: &Own) -> Vec<Candidate<'_>> {
-        own::candidates(&self.profiles, &own.view)
-    }
-
-    /// The one of this name, and the environment under it.
-    fn candidate(&self, own: &Own, profile: &str) -> Option<(Candidate<'_>, BTreeMap<String, String>)> {
-        let found = self.candidates(own).into_iter().find(|found| found.profile.metadata.name == profile)?;
-        Some((found, own::environment(found, &own.view, own.ucx)))
+    /// The profile of this name, if this node is to prove it, and the environment under it.
+    fn candidate(&self, own: &Own, profile: &str) -> Option<(TransportProfile, BTreeMap<String, String>)> {
+        let profiles = self.profiles.current();
+        let candidates = own::candidates(&profiles, &own.view);
+        let found = candidates.into_iter().find(|found| found.profile.metadata.name == profile)?;
+        Some((found.profile.clone(), own::environment(found, &own.view, own.ucx)))
     }
 
     /// The profile that the verdict is about, and after it those of other sets that this run has not tried yet.
     pub(super) fn to_try(&self, own: &Own) -> Vec<String> {
         let state = self.state();
         let tried = |name: &str| state.trials.iter().any(|trial| trial.profile == name);
-        let names = self.candidates(own).into_iter().map(|found| found.profile.metadata.name.clone()).enumerate();
+        let profiles = self.profiles.current();
+        let candidates = own::candidates(&profiles, &own.view);
+        let names = candidates.into_iter().map(|found| found.profile.metadata.name.clone()).enumerate();
         names.filter(|(place, name)| *place == 0 || !tried(name)).map(|(_, name)| name).collect()
     }
 
@@ -332,7 +331,7 @@ impl Tester {
     pub(super) fn gpu(&self, own: &Own, profile: &str, gpu_use: &GpuUse) -> Result<u32, String> {
         let found = self.candidate(own, profile);
         let (found, env) = found.ok_or_else(|| format!("this node does not qualify for {profile}"))?;
-        gpus::buffer(gpu_use, &own.gpu, own.gpu_direct, found.profile, &env)
+        gpus::buffer(gpu_use, &own.gpu, own.gpu_direct, &found, &env)
     }
 
     /// Remembers why the buffer of the session that begins is the host's, until [`Self::lent`] asks.

@@ -7,7 +7,7 @@ use crate::{
     kernel::Version,
     names::label,
     plan,
-    profile::{Profiles, TransportProfile},
+    profile::{EnvLine, Profiles, TransportProfile},
     roles::Fabric,
     select::{NodeView, qualifies},
 };
@@ -38,6 +38,15 @@ pub fn candidates<'a>(profiles: &'a Profiles, node: &NodeView) -> Vec<Candidate<
     found.map(|(profile, fabric)| Candidate { profile, fabric }).collect()
 }
 
+/// What of a profile a result depends on: with other lines or another expectation, it says nothing any more. Words for people are left out.
+pub fn promise(candidate: &Candidate<'_>) -> String {
+    let spec = &candidate.profile.spec;
+    let lines = spec.env.iter().map(|line| EnvLine { source: String::new(), ..line.clone() }).collect::<Vec<_>>();
+    let ports = spec.expect.bandwidth.iter().map(|port| (&port.port, port.min, port.max)).collect::<Vec<_>>();
+    let name = (&candidate.profile.metadata.name, &spec.set, candidate.fabric);
+    serde_json::json!([name, spec.when.soft, lines, spec.expect.transports, ports]).to_string()
+}
+
 /// The environment that a pod of no particular engine would get of a profile on this node. `ucx`: the version that will read it.
 pub fn environment(candidate: Candidate<'_>, node: &NodeView, ucx: Option<Version>) -> BTreeMap<String, String> {
     plan::environment(candidate.profile, candidate.fabric, node, ucx)
@@ -45,8 +54,8 @@ pub fn environment(candidate: Candidate<'_>, node: &NodeView, ucx: Option<Versio
 
 /// A word for the facts that a result depends on: with others, it says nothing any more.
 ///
-/// `ports`: those that carry the fabric, as `mlx5_0:1`, with what UCX takes of them.
-pub fn fingerprint(node: &NodeView, ports: &[String]) -> String {
+/// `ports`: those that carry the fabric, as `mlx5_0:1`, with what UCX takes of them. `promises`: of the profiles that are to be proven.
+pub fn fingerprint(node: &NodeView, ports: &[String], promises: &[String]) -> String {
     let keys = [
         label::FABRIC,
         label::PROFILE,
@@ -66,6 +75,7 @@ pub fn fingerprint(node: &NodeView, ports: &[String]) -> String {
         .iter()
         .map(String::as_str)
         .chain([&node.net_devices, &node.roce_subnets].into_iter().flatten().map(String::as_str))
+        .chain(promises.iter().map(String::as_str))
     {
         text += part;
         text.push('\n');
@@ -76,6 +86,7 @@ pub fn fingerprint(node: &NodeView, ports: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Spec;
 
     fn roce() -> NodeView {
         let labels = [
@@ -115,13 +126,30 @@ mod tests {
 
     #[test]
     fn other_facts_have_another_word_and_the_verdict_is_none_of_them() {
-        let word = |node: &NodeView| fingerprint(node, &["mlx5_0:1".into()]);
+        let word = |node: &NodeView| fingerprint(node, &["mlx5_0:1".into()], &[]);
         let mut node = roce();
         node.labels.insert(label::SELFTEST.into(), "failed".into());
         assert_eq!(word(&node), word(&roce()));
         node.labels.insert(label::GID_INDEX.into(), "3".into());
         assert_ne!(word(&node), word(&roce()));
-        assert_ne!(word(&roce()), fingerprint(&roce(), &[]));
+        assert_ne!(word(&roce()), fingerprint(&roce(), &[], &[]));
+    }
+
+    #[test]
+    fn a_profile_that_promises_otherwise_is_to_be_proven_anew_and_other_words_are_not() {
+        let shipped = Profiles::embedded().unwrap();
+        let with = |change: fn(&mut Spec)| {
+            let mut profile = shipped.get("roce-gpudirect").unwrap().clone();
+            change(&mut profile.spec);
+            let profiles = shipped.overridden_by([profile]);
+            let promises: Vec<String> = candidates(&profiles, &roce()).iter().map(promise).collect();
+            fingerprint(&roce(), &[], &promises)
+        };
+        let before = with(|_| {});
+        assert_eq!(with(|spec| (spec.description, spec.env[0].source) = ("other".into(), "words".into())), before);
+        assert_ne!(with(|spec| spec.env[0].name = "UCX_ANOTHER".into()), before);
+        assert_ne!(with(|spec| spec.expect.bandwidth[0].min += 1.0), before);
+        assert_ne!(with(|spec| spec.expect.transports.push("tcp".into())), before);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) fn agent() -> Result<Metrics> {
     let metrics = node_agent::metrics::Metrics::default();
     metrics.register(&mut registry);
     metrics.wrote("node", "written");
+    metrics.profiles(0, 0);
+    metrics.listed_profiles("listed");
     // A machine with ports and a problem.
     let root = node_agent::survey::open(&repository().join("tests/fixtures/roce-mixed-index"))?;
     metrics.surveyed(&node_agent::survey::survey(&root, &Profiles::embedded()?, None), Duration::ZERO);

@@ -13,6 +13,7 @@ mod golden;
 mod group;
 mod guard;
 mod label;
+mod own_profiles;
 mod page;
 mod profile;
 mod quota;

@@ -5,6 +5,7 @@ use std::{
 
 use policies::{
     fabric::Fact,
+    profile::Profiles,
     select::NodeView,
     selftest::{NvmlFacts, NvmlGpu, Sweep, Trigger},
 };
@@ -44,7 +45,7 @@ fn node(name: &str, identity: Identity, gate: Gate, members: Endpoints<'_>) -> T
     };
     let mut tester = Tester::new(
         config,
-        Arc::new(Profiles::embedded().unwrap()),
+        InForce::fixed(Profiles::embedded().unwrap()),
         identity,
         Members::known_as("tcp", members.iter().map(member).collect(), client),
         "127.0.0.1:9466".parse().unwrap(),

@@ -133,7 +133,10 @@ async fn a_stolen_agent_token_gets_nowhere() {
         ("DELETE", format!("{OURS}/nodefabrics/own"), none(), RBAC),
         ("DELETE", format!("{OURS}/nodefabrics"), none(), RBAC),
         ("PUT", format!("{OURS}/nodefabrics/own"), fabric("own"), RBAC),
-        ("GET", format!("{OURS}/transportprofiles"), none(), RBAC),
+        ("GET", format!("{OURS}/transportprofiles/tcp"), none(), RBAC),
+        ("GET", format!("{OURS}/transportprofiles?watch=true"), none(), RBAC),
+        ("PATCH", format!("{OURS}/transportprofiles/tcp"), json!({"spec": {"priority": 1}}), RBAC),
+        ("DELETE", format!("{OURS}/transportprofiles/tcp"), none(), RBAC),
         ("GET", format!("{OURS}/bindingvalues"), none(), RBAC),
         // Events.
         ("POST", events.clone(), event("Node", "other"), "may only write Events about its own node"),
