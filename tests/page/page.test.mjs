@@ -2,21 +2,26 @@
 import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { after, before, beforeEach, describe, it } from 'node:test';
-import puppeteer from 'puppeteer-core';
+import { after, before, beforeEach, describe, it as test } from 'node:test';
 import { PROXY, start } from './server.mjs';
 
-const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
+// Why there is no browser to test in: run.sh says so where that is allowed.
+const skip = process.env.PAGE_SKIP;
+const it = skip ? (name) => test(name, { skip }) : test;
+const { default: puppeteer } = skip ? {} : await import('puppeteer-core');
+const AXE = skip || createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 const shots = process.env.RAILBIND_SCREENSHOTS;
 let browser, page, server, errors;
 
 before(async () => {
+  if (skip) return;
   server = await start();
   browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: ['--no-sandbox'] });
   if (shots) mkdirSync(shots, { recursive: true });
 });
 after(async () => { await browser?.close(); server?.stop(); });
 beforeEach(async () => {
+  if (skip) return;
   await page?.close();
   page = await browser.newPage();
   errors = [];
