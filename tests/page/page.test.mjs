@@ -145,7 +145,7 @@ describe('in trouble', () => {
   });
   it('beside the API server it says how to open it, and asks nobody', async () => {
     await open('/ui/');
-    assert.match(await text('#matrix-body'), /open this page through kubectl proxy/);
+    assert.match(await text('#matrix-body'), /open this page with kubectl railbind ui/);
     assert.ok(server.trouble.requests.every((one) => one.startsWith('GET /ui/') || one === 'GET /favicon.ico'), server.trouble.requests.join('\n'));
   });
 });

@@ -5,45 +5,51 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::{Balancer, Cluster, railbind::Daemon, railbind::NAMESPACE};
+use crate::{Balancer, Cluster, LIMIT, railbind::NAMESPACE, until};
 
 /// Path of the page behind the API server.
-pub const PATH: &str = "/api/v1/namespaces/railbind-system/services/http:railbind-page:admin/proxy/ui/";
+pub const PATH: &str = "/api/v1/namespaces/railbind-system/services/http:railbind-webhook:admin/proxy/ui/";
+
+/// The Service of the manifests.
+const SERVICE: &str = "railbind-webhook";
+/// Stands for our process, which is no pod.
+const POD: &str = "page-stand-in";
 
 impl Cluster {
-    /// A Service that leads to the webhook's admin server, for as long as the balancer lives. Its ends must not be loopback
-    /// addresses, so this needs an address of this machine's own; nothing is sent to find it.
-    pub async fn publish_page(&self, webhook: &Daemon) -> Result<Balancer> {
+    /// Leads the manifests' Service `railbind-webhook` to a balancer, whose ends the caller chooses, for as long as it lives. A Service's
+    /// ends must not be loopback addresses, so this needs an address of this machine's own; nothing is sent to find it.
+    pub async fn publish_page(&self) -> Result<Balancer> {
         let own = own_address()?;
         let balancer = Balancer::start_on(own).await?;
-        balancer.add(webhook.admin());
-        let port = balancer.address().port();
         // The API server's proxy goes to ends that are pods, by their address: this one stands for our process, and no scheduler
-        // looks at it. It reads `Endpoints`, which are deprecated for everybody else.
-        let name = json!({"name": "railbind-page", "namespace": NAMESPACE});
+        // looks at it. So its Service may not look for pods itself.
+        self.kubectl(&[
+            "patch",
+            "service",
+            SERVICE,
+            "-n",
+            NAMESPACE,
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"selector":null}}"#,
+        ])
+        .await?;
         let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": name,
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "namespace": NAMESPACE},
             "spec": {"schedulerName": "nobody", "containers": [{"name": "stand-in", "image": "none"}]},
         });
-        let service = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": name,
-            "spec": {"clusterIP": "None", "ports": [{"name": "admin", "port": port}]},
-        });
-        let ends = json!({
-            "apiVersion": "v1", "kind": "Endpoints", "metadata": name,
-            "subsets": [{
-                "addresses": [{
-                    "ip": own, "targetRef": {"kind": "Pod", "name": "railbind-page", "namespace": NAMESPACE},
-                }],
-                "ports": [{"name": "admin", "port": port}],
-            }],
-        });
-        for object in [&pod, &service, &ends] {
-            self.apply(&object.to_string()).await?;
-        }
+        self.apply(&pod.to_string()).await?;
         let status = json!({"status": {"podIP": own, "podIPs": [{"ip": own}]}}).to_string();
-        self.kubectl(&["patch", "pod", "railbind-page", "-n", NAMESPACE, "--subresource=status", "-p", &status])
-            .await?;
+        self.kubectl(&["patch", "pod", POD, "-n", NAMESPACE, "--subresource=status", "-p", &status]).await?;
+        // The proxy reads `Endpoints`, which are deprecated for everybody else.
+        let ends = json!({"subsets": [{
+            "addresses": [{"ip": own, "targetRef": {"kind": "Pod", "name": POD, "namespace": NAMESPACE}}],
+            "ports": [{"name": "admin", "port": balancer.address().port()}],
+        }]});
+        // The controller has made them, empty, when there was a selector.
+        let ends = ends.to_string();
+        let patch = ["patch", "endpoints", SERVICE, "-n", NAMESPACE, "--type=merge", "-p", &ends];
+        until("the Service to have ends", LIMIT, || self.kubectl(&patch)).await?;
         Ok(balancer)
     }
 }

@@ -62,6 +62,11 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show node × node bandwidth from the self-tests, and name the odd ones
     Matrix(MatrixArgs),
+    /// Open the page: fabric map, nodes, matrix, workers with their decisions
+    ///
+    /// Listens on this machine's loopback, prints an address that nobody can guess, and lets through the page, read-only, with your
+    /// rights on the cluster: get of services/proxy (http:railbind-webhook:admin) and of nodefabrics. Ctrl-C ends it.
+    Ui(UiArgs),
     /// Ask nodes for a self-test and show its progress
     Selftest(SelftestArgs),
     /// Should this workload be disaggregated here? Break-even, KV-cache size and transfer time
@@ -189,6 +194,23 @@ pub struct MatrixArgs {
     pub output: Output,
 }
 
+/// Flags of `ui`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct UiArgs {
+    /// Port on this machine; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Start the browser as well
+    #[arg(long)]
+    pub open: bool,
+    /// Namespace that Railbind runs in
+    #[arg(long, value_name = "NAME", default_value = "railbind-system", value_parser = name)]
+    pub railbind_namespace: String,
+    /// Service of the webhook
+    #[arg(long, value_name = "NAME", default_value = "railbind-webhook", value_parser = name)]
+    pub service: String,
+}
+
 /// Flags of `selftest`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct SelftestArgs {
@@ -260,6 +282,13 @@ pub struct CollectArgs {
     pub log_mib: u32,
 }
 
+/// A namespace or a Service: it becomes part of a path.
+fn name(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let whole = (1..=63).contains(&text.len()) && text.bytes().all(good);
+    if whole { Ok(text.to_owned()) } else { Err("small letters, digits and '-', 63 at most".into()) }
+}
+
 fn milliseconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|ms| (0.0..=1e9).contains(ms)).ok_or_else(|| "a time in milliseconds, such as 218".into())
 }
@@ -302,6 +331,9 @@ mod tests {
             "explain --nodes x",
             "doctor cat x",
             "status --request-timeout 0",
+            "ui --service a/b",
+            "ui --railbind-namespace ..",
+            "ui --port 65536",
         ] {
             let words = std::iter::once("x").chain(bad.split(' '));
             assert!(Args::try_parse_from(words).is_err(), "{bad}");

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::BodyExt as _;
 use kube::{
     Client, Config,
     api::{GetParams, ListParams, LogParams},
@@ -164,6 +165,31 @@ impl Cluster {
         match tokio::time::timeout(self.timeout, request).await {
             Ok(result) => result.map_err(Trouble::sort),
             Err(_) => Err(Trouble::Slow(format!("no answer within {} s (--request-timeout)", self.timeout.as_secs()))),
+        }
+    }
+
+    /// The answer to a GET of a path, whatever its status: one of the API server, or of who is behind its proxy.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub async fn ask(&self, path: &str) -> Result<http::Response<kube::client::Body>, Trouble> {
+        let request = http::Request::get(path).header(http::header::ACCEPT, "*/*").body(kube::client::Body::empty());
+        let request = request.map_err(|error| Trouble::Other(format!("{path:?} is no path: {error}")))?;
+        self.call(self.client.send(request)).await
+    }
+
+    /// The same, read to its end or to `most` bytes; with its status.
+    ///
+    /// # Errors
+    /// Nobody answers, or stops in the middle.
+    pub async fn read(&self, path: &str, most: usize) -> Result<(u16, Vec<u8>), Trouble> {
+        let answer = self.ask(path).await?;
+        let code = answer.status().as_u16();
+        let body = http_body_util::Limited::new(answer.into_body(), most).collect();
+        match tokio::time::timeout(self.timeout, body).await {
+            Ok(Ok(body)) => Ok((code, body.to_bytes().to_vec())),
+            Ok(Err(error)) => Err(Trouble::Other(format!("the answer broke off: {error}"))),
+            Err(_) => Err(Trouble::Slow("the answer does not end".into())),
         }
     }
 

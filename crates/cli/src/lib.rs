@@ -18,3 +18,4 @@ pub mod redact;
 pub mod run;
 pub mod selftest;
 pub mod status;
+pub mod ui;

@@ -10,7 +10,7 @@ use crate::{
     cluster::Cluster,
     collect, complete, doctor,
     exit::{Ended, Exit, Result},
-    explain, matrix, out, selftest, status,
+    explain, matrix, out, selftest, status, ui,
 };
 
 /// All of it.
@@ -55,6 +55,7 @@ fn run(args: &Args) -> Result<Exit> {
             Command::Matrix(matrix) => matrix::run(&cluster, matrix).await,
             Command::Doctor(doctor) => doctor::run(&cluster, doctor).await,
             Command::Explain(explain) => explain::run(&cluster, explain).await,
+            Command::Ui(args) => ui::run(cluster, args).await,
             Command::Selftest(selftest) => selftest::run(&cluster, selftest).await,
             Command::Collect(collect) => collect::run(&cluster, collect).await,
             Command::Advise(advise) => {

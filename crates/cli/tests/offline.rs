@@ -20,7 +20,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn help_teaches() {
     let mut all = String::new();
-    for command in ["", "status", "doctor", "explain", "matrix", "selftest", "advise", "collect", "completion"] {
+    for command in ["", "status", "doctor", "explain", "matrix", "ui", "selftest", "advise", "collect", "completion"] {
         let output = run(&format!("{command} --help"));
         assert!(output.status.success());
         all += &["$ kubectl railbind ", command, " --help\n", &text(&output.stdout), "\n"].concat();

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use harness::{
-    Cluster, LIMIT, Options, page,
+    Cluster, LIMIT, Options,
     railbind::{Daemon, repository},
     scene::MACHINES,
     until,
@@ -286,11 +286,11 @@ async fn serve() -> Result<()> {
     )?;
     fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     // A machine without an address of its own has no page, and everything else.
-    let page = scene.cluster.publish_page(&scene.webhook).await;
+    let page = scene.cluster.publish_page().await;
     match &page {
-        Ok(_) => {
-            say("The page: run `.demo/kubectl proxy` and open");
-            println!("  http://127.0.0.1:8001{}", page::PATH);
+        Ok(balancer) => {
+            balancer.add(scene.webhook.admin());
+            say("The page: .demo/kubectl railbind ui");
         }
         Err(error) => say(&format!("The page is not there: {error:#}")),
     }

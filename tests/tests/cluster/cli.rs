@@ -221,7 +221,7 @@ async fn logs_of_a_gigabyte_a_hanging_list_and_pods_without_logs() {
 }
 
 /// A kubeconfig of a service account with these rights.
-async fn limited(cluster: &Cluster, name: &str, rules: Value) -> Result<PathBuf> {
+pub(crate) async fn limited(cluster: &Cluster, name: &str, rules: Value) -> Result<PathBuf> {
     let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": harness::railbind::NAMESPACE}},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules},
@@ -265,6 +265,8 @@ async fn without_railbind_with_an_older_one_and_self_tests_by_a_test_that_plays_
     let none = run(cluster.kubeconfig(), "status").await.unwrap();
     assert_eq!(none.code, 5, "{none:?}");
     assert!(none.err.contains("Railbind is not installed here") && none.out.contains("one"), "{none:?}");
+    let page = run(cluster.kubeconfig(), "ui").await.unwrap();
+    assert!(page.code == 5 && page.err.contains("not installed in namespace railbind-system"), "{page:?}");
 
     cluster
         .kubectl(&["label", "node", "one", "railbind.dev/fabric=infiniband", "railbind.dev/fabric-domain=ib-x"])

@@ -90,8 +90,8 @@ async fn collect(state: Arc<State>) -> anyhow::Result<Bytes> {
     tokio::task::spawn_blocking(move || Ok(Bytes::from(serde_json::to_vec(&data::collect(&state))?))).await?
 }
 
-/// The headers of every answer.
-async fn harden(mut response: Response) -> Response {
+/// Sets the headers of every answer: nothing of it is kept, framed, or taken for something else.
+pub async fn harden(mut response: Response) -> Response {
     const OPENER: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
     const RESOURCE: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
     for (name, value) in [

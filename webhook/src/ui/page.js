@@ -129,7 +129,7 @@ function drawWorkers() {
 /** A NodeFabric, read from the API server with the viewer's own rights; or the sentence that says why not. */
 async function fabric(name) {
   const place = location.pathname.match(/^(.*)\/api\/v1\/namespaces\/[^/]+\/services\/[^/]+\/proxy\/ui\/$/);
-  if (!place) return { why: 'Ports, problems and self-tests are read from the API server: open this page through kubectl proxy.' };
+  if (!place) return { why: 'Ports, problems and self-tests are read from the API server: open this page with kubectl railbind ui.' };
   if (!fabrics.has(name)) {
     const path = `${place[1]}/apis/railbind.dev/v1alpha1/nodefabrics/${encodeURIComponent(name)}`;
     const asked = fetch(path, { headers: { Accept: 'application/json' } }).then(async (answer) => {
