@@ -324,6 +324,24 @@ fn no_webhook() {
     assert!(found[0].evidence[0].contains("MutatingWebhookConfiguration"), "{found:#?}");
 }
 
+#[rstest]
+#[case::nobody_said(json!(null), true)]
+#[case::runs(json!({"state": {"running": {}}}), true)]
+#[case::creating(json!({"state": {"waiting": {"reason": "ContainerCreating"}}}), false)]
+#[case::no_image(json!({"restartCount": 0, "lastState": {}, "state": {"waiting": {"reason": "ImagePullBackOff"}}}), false)]
+#[case::crashed(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}}), true)]
+#[case::forgotten(json!({"restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}), true)]
+#[case::ended(json!({"state": {"terminated": {"exitCode": 0}}}), true)]
+fn where_a_log_may_be(#[case] mut status: Value, #[case] begun: bool) {
+    let pod = worker("w", "decode", "a", |pod| {
+        if status.is_object() {
+            status["name"] = json!("main");
+            pod["status"]["containerStatuses"] = json!([status]);
+        }
+    });
+    assert_eq!(pod.containers[0].begun, begun);
+}
+
 #[test]
 fn the_checklist() {
     let mut nodes = two_roce();

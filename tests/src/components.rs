@@ -44,6 +44,8 @@ pub(crate) fn api_server(setup: &Setup, audit: bool, extra: &[String]) -> Vec<St
             flag("token-auth-file", path("tokens.csv")),
             flag("authorization-mode", "Node,RBAC"),
             flag("enable-admission-plugins", "NodeRestriction"),
+            // Hollow kubelets serve nothing; a node's name would be asked of this machine's DNS before that is noticed.
+            flag("kubelet-preferred-address-types", "InternalIP"),
             flag("allow-privileged", true),
             flag("profiling", false),
         ],

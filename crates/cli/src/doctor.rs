@@ -201,6 +201,8 @@ async fn read_logs(cluster: &Cluster, args: &DoctorArgs, scene: &mut Scene) {
         .enumerate()
         .filter(|(_, pod)| pod.worker.is_some() && pod.node.is_some())
         .flat_map(|(pod, scene)| (0..scene.containers.len()).map(move |container| (pod, container)))
+        // One that waits for its image or its init containers has no log, which is no gap in what is looked at.
+        .filter(|(pod, container)| scene.pods[*pod].containers[*container].begun)
         .collect();
     if workers.len() > MAX_LOGS {
         cluster.miss(
@@ -222,7 +224,7 @@ async fn read_logs(cluster: &Cluster, args: &DoctorArgs, scene: &mut Scene) {
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    let mut failed: BTreeMap<(Exit, String), Vec<String>> = BTreeMap::new();
+    let mut failed: BTreeMap<Exit, Vec<(String, String)>> = BTreeMap::new();
     for (pod, container, logs) in read {
         let pod = &mut scene.pods[pod];
         let title = pod.title();
@@ -231,15 +233,20 @@ async fn read_logs(cluster: &Cluster, args: &DoctorArgs, scene: &mut Scene) {
             Ok(logs) => Fact::Known(logs),
             Err(trouble) => {
                 let why = trouble.text().to_owned();
-                let titles = failed.entry((trouble.exit(), why.clone())).or_default();
-                titles.push(format!("{title} container {}", container.name));
+                let title = format!("{title} container {}", container.name);
+                failed.entry(trouble.exit()).or_default().push((title, why.clone()));
                 Fact::Unknown(why)
             }
         };
     }
-    for ((exit, why), titles) in failed {
-        let more = if titles.len() > 1 { format!(" and {} more", titles.len() - 1) } else { String::new() };
-        cluster.miss(exit, format!("log of {}{more}: {why}", titles[0]));
+    for (exit, mut logs) in failed {
+        logs.sort();
+        let others = logs.len() - 1;
+        let more = if others > 0 { format!(" and {others} more") } else { String::new() };
+        let (title, why) = &logs[0];
+        // With another word for each kubelet's address, a cluster without logs would fill the screen.
+        let likewise = if logs.iter().any(|(_, other)| other != why) { ", and the like" } else { "" };
+        cluster.miss(exit, format!("log of {title}{more}: {why}{likewise}; what needs no log is all here"));
     }
 }
 
@@ -274,7 +281,8 @@ fn people(answer: &Answer<'_>, notes: bool) -> String {
     let count = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let looked = format!("looked at {}, {} and {}", count(nodes, "node"), count(workers, "worker"), count(logs, "log"));
     if answer.healthy {
-        let _ = writeln!(text, "{}: {looked}.", out::paint(out::GOOD, "Nothing to act on"));
+        let as_far = if answer.missing.is_empty() { "" } else { " in what could be looked at" };
+        let _ = writeln!(text, "{}{as_far}: {looked}.", out::paint(out::GOOD, "Nothing to act on"));
     } else {
         let _ = writeln!(text, "The first is the most likely cause; {looked}.");
     }

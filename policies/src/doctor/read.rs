@@ -90,10 +90,17 @@ fn container(raw: &Value, spec: &Value, status: &Value, annotations: &BTreeMap<S
             .map(str::to_owned)
             .collect(),
         has_shm: has_shm(raw),
+        begun: mine.is_none_or(begun),
         restarts: mine.and_then(|mine| mine["restartCount"].as_u64()).unwrap_or(0),
         trouble: mine.and_then(trouble),
         logs: Fact::Unknown("not asked".into()),
     }
+}
+
+/// Whether it runs, or ran.
+fn begun(status: &Value) -> bool {
+    let ran = ["state", "lastState"].iter().any(|key| status[*key]["terminated"].is_object());
+    ran || !status["state"]["waiting"].is_object() || status["restartCount"].as_u64().unwrap_or(0) > 0
 }
 
 /// Why it does not run, or how it ended last.

@@ -151,6 +151,7 @@ impl PodScene {
 }
 
 /// One container.
+#[expect(clippy::struct_excessive_bools, reason = "facts of a container that do not exclude each other")]
 #[derive(Debug, Clone, Default)]
 pub struct ContainerScene {
     /// Name.
@@ -173,6 +174,8 @@ pub struct ContainerScene {
     pub words: Vec<String>,
     /// Something is mounted at `/dev/shm`.
     pub has_shm: bool,
+    /// It has been started, or nobody has said yet that it has not: there may be a log.
+    pub begun: bool,
     /// Times it was started again.
     pub restarts: u64,
     /// Why it does not run, or how it ended last.

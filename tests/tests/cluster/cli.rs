@@ -192,6 +192,10 @@ async fn logs_of_a_gigabyte_a_hanging_list_and_pods_without_logs() {
     with_namespace(cluster().await, &[("railbind.dev/inject", "enabled")], async |namespace| {
         let cluster = cluster().await;
         started(cluster, namespace, "w", "ib-1").await?;
+        // Before the kubelet has said that it runs, nobody asks for its log.
+        cluster
+            .kubectl(&["wait", "-n", namespace, "--for=jsonpath={.status.phase}=Running", "pod", "w", "--timeout=60s"])
+            .await?;
         let doctor = format!("doctor pod w -n {namespace} -o json");
         let line = "INFO step 17\n[1] UCX  WARN no RDMA transports available\n";
         let large = cluster.fake_front(&[("/log", Rule::Repeat(line, 1 << 30))]).await?;
@@ -203,8 +207,25 @@ async fn logs_of_a_gigabyte_a_hanging_list_and_pods_without_logs() {
         let without = run(cluster.kubeconfig(), &doctor).await?;
         ensure!(without.code == 7 && without.err.contains("not looked at: log of pod"), "{without:?}");
         ensure!(without.json()["healthy"] == true && without.json()["lookedAt"]["logs"] == 0, "{without:?}");
+        let shown = run(cluster.kubeconfig(), &format!("doctor pod w -n {namespace}")).await?;
+        ensure!(shown.out.starts_with("Nothing to act on in what could be looked at: "), "{shown:?}");
+        ensure!(shown.err.contains("what needs no log is all here"), "{shown:?}");
         let unasked = run(cluster.kubeconfig(), &format!("{doctor} --no-logs")).await?;
         ensure!(unasked.code == 0, "{unasked:?}");
+        // One whose container waits for an init container has no log yet: nothing is missing.
+        let mut waits = worker(namespace, "waits", "ib-1");
+        waits["spec"]["initContainers"] = json!([{"name": "first", "image": "engine", "command": ["sleep"]}]);
+        cluster.apply(&waits.to_string()).await?;
+        cluster.recorded(namespace, "waits", "first").await?;
+        until("the kubelet to say that it waits", LIMIT, || async {
+            let reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
+            let reason = cluster.kubectl(&["get", "pod", "waits", "-n", namespace, "-o", reason]).await?;
+            ensure!(reason == "PodInitializing", "{reason}");
+            Ok(())
+        })
+        .await?;
+        let waiting = run(cluster.kubeconfig(), &format!("doctor pod waits -n {namespace} -o json")).await?;
+        ensure!(waiting.code == 0 && waiting.json()["missing"] == json!([]), "{waiting:?}");
 
         let half = cluster.fake_front(&[("nodefabrics", Rule::Hang)]).await?;
         let answer = run(&half, "status --request-timeout 2 -o json").await?;
