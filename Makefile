@@ -1,7 +1,7 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle scale selftest-sim audit sbom clean test-page
+.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle scale selftest-sim audit sbom clean test-page test-tour
 
 help: ## List the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-roce: ## The agent on two guests with soft-RoCE: GID tables, link and devic
 
 test-page: ## The webhook's page in Chromium: keys, accessibility, hostile data
 	@tests/page/run.sh
+
+test-tour: build ## The five-minute tour, word for word: its commands, their exit codes and what they show
+	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube tests/tour/run.py
 
 idle: build ## What agents ask of the API server in ten idle minutes, from its audit log
 	@kube=$$(scripts/build-kube.sh) && RAILBIND_KUBE=$$kube cargo test --locked -p railbind-tests --test idle -- --ignored --nocapture

@@ -98,10 +98,15 @@ fn every_event_problem_and_metric_that_is_named_exists() {
 fn every_flag_of_ours_that_is_named_exists() {
     // Flags of other programs that stand alone in a span.
     const OTHERS: &[&str] = &["--kv-transfer-config"];
-    let sources: String =
-        ["node-agent/src/args.rs", "webhook/src/args.rs", "crates/daemon/src/admin.rs", "crates/daemon/src/logs.rs"]
-            .map(|file| fs::read_to_string(root().join(file)).unwrap())
-            .concat();
+    let sources: String = [
+        "node-agent/src/args.rs",
+        "webhook/src/args.rs",
+        "crates/cli/src/args.rs",
+        "crates/daemon/src/admin.rs",
+        "crates/daemon/src/logs.rs",
+    ]
+    .map(|file| fs::read_to_string(root().join(file)).unwrap())
+    .concat();
     let known = |flag: &str| {
         let field = flag.trim_start_matches('-').replace('-', "_");
         sources.contains(&format!("pub {field}:")) || sources.contains(&format!("long = \"{}\"", &flag[2..]))
