@@ -89,7 +89,7 @@ impl Tester {
                 Duration::try_from_secs_f64(until - now()).unwrap_or_default()
             }
             Next::Loopback { trigger } => {
-                self.loopback(&own, &seen, trigger).await;
+                self.loopback(&own, &seen, trigger, &gpu_use).await;
                 Duration::from_secs_f64(settings.slot_seconds / 2.0)
             }
             Next::Call { partner, trigger, slot } => {
@@ -188,11 +188,12 @@ impl Tester {
     }
 
     /// Both ends here: through the NIC and back.
-    async fn loopback(&self, own: &Own, seen: &Seen, trigger: Trigger) {
+    async fn loopback(&self, own: &Own, seen: &Seen, trigger: Trigger, gpu_use: &GpuUse) {
         let Ok(_session) = self.gate.enter() else { return };
         for profile in self.to_try(own) {
-            // Memory of a GPU would go from one process to the other inside it, by cuda_ipc.
-            let why_host = Some("a loopback of GPU memory would not leave the GPU".to_owned());
+            // Where there is a GPU whose memory could be moved, it would go from one process to the other inside it, by cuda_ipc.
+            let inside = "a loopback of GPU memory would not leave the GPU";
+            let why_host = Some(self.gpu(own, &profile, gpu_use).err().unwrap_or_else(|| inside.into()));
             let terms = self.terms(&profile, Memory::Host);
             self.gate.until(Duration::from_secs_f64(terms.limits.deadline_seconds));
             let Ok(secret) = super::session::random_hex() else { return };

@@ -174,6 +174,34 @@ async fn a_buffer_is_on_the_gpu_where_both_have_one_and_a_reason_goes_with_the_h
     assert_eq!(tester.lent().as_deref(), Some("there is no CUDA driver here"));
 }
 
+/// Why a loopback of a node like this is one of host memory.
+async fn loopback_reason(processes: Option<u32>, like: impl FnOnce(&mut Own)) -> String {
+    let (tester, _) = tester(&[], processes);
+    change(&tester, like);
+    tester.step().await;
+    let last = tester.status().last.unwrap();
+    assert_eq!((last.partner.as_str(), last.local_memory.as_str()), ("me", "host"));
+    last.host_memory_reason.unwrap()
+}
+
+#[tokio::test]
+async fn a_loopback_says_why_it_is_of_host_memory() {
+    assert_eq!(loopback_reason(None, |own| own.gpus = false).await, "the node has no GPU");
+    let roce_without = |own: &mut Own| {
+        gpu_direct(own);
+        own.gpus = false;
+    };
+    assert_eq!(loopback_reason(None, roce_without).await, "the node has no GPU");
+    let no_cuda = |own: &mut Own| {
+        gpu_direct(own);
+        own.gpu = Err("there is no CUDA driver here".into());
+    };
+    assert_eq!(loopback_reason(Some(0), no_cuda).await, "there is no CUDA driver here");
+    assert!(loopback_reason(Some(0), |_| {}).await.starts_with("without GPUDirect (tcp)"));
+    assert!(loopback_reason(None, gpu_direct).await.contains("not known"), "no NVML");
+    assert_eq!(loopback_reason(Some(0), gpu_direct).await, "a loopback of GPU memory would not leave the GPU");
+}
+
 #[tokio::test]
 async fn a_session_with_gpu_memory_ends_when_somebody_computes_and_another_does_not() {
     // Two processes: the session's child and somebody's.
