@@ -9,6 +9,7 @@ mod lifecycle;
 mod monitoring;
 mod render;
 mod security;
+mod taint;
 mod trace;
 
 use anyhow::Result;
