@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::selftest::outlier::{Usual, median};
+
 /// Below this part of the median a node or pair is odd: the self-test's own bound between slow and failed.
 const ODD: f64 = 0.7;
 /// Under this many 10⁹ bytes a second it is no RDMA (guide, Monitor Transfer Performance: red flags).
 pub const RED_FLAG: f64 = 1.0;
+/// Nodes of a fabric domain that it takes to say which of them is unlike the others.
+const FLEET: usize = 4;
 
 /// What is read of `status.selftest`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -188,6 +192,10 @@ impl Matrix {
             named.insert(index);
             odd.push(Odd { nodes: vec![self.rows[index].node.clone()], why });
         }
+        for (index, why) in self.left_behind(&links, &named) {
+            named.insert(index);
+            odd.push(Odd { nodes: vec![self.rows[index].node.clone()], why });
+        }
         let mut pairs = BTreeSet::new();
         for (one, links) in links.iter().enumerate().filter(|(one, _)| !named.contains(one)) {
             for (other, cell) in links.iter().filter(|(other, _)| !named.contains(other)) {
@@ -206,6 +214,35 @@ impl Matrix {
             }
         }
         odd
+    }
+
+    /// Nodes that pass what is expected of them and are far below the others of their fabric domain, and not by accident: their typical
+    /// transfer is, held against how far apart single transfers are.
+    fn left_behind(&self, links: &[Vec<(usize, &Cell)>], named: &BTreeSet<usize>) -> Vec<(usize, String)> {
+        /// Each node's typical transfer, and every transfer, as parts of the median.
+        type Domain = (Vec<(usize, f64)>, Vec<f64>);
+        let mut domains: BTreeMap<&str, Domain> = BTreeMap::new();
+        for (index, links) in links.iter().enumerate().filter(|(index, _)| !named.contains(index)) {
+            let good = links.iter().filter(|(other, cell)| !named.contains(other) && cell.verdict != "failed");
+            let parts: Vec<f64> = good.filter_map(|(_, cell)| cell.of_median).collect();
+            let (nodes, all) = domains.entry(self.rows[index].domain.as_str()).or_default();
+            all.extend(&parts);
+            // One partner does not tell a node from a pair.
+            nodes.extend((parts.len() >= 2).then(|| median(parts)).flatten().map(|typical| (index, typical)));
+        }
+        let mut found = Vec::new();
+        for (nodes, all) in domains.into_values() {
+            let Some(usual) = Usual::of(&all).filter(|_| nodes.len() >= FLEET) else { continue };
+            for (index, typical) in nodes.into_iter().filter(|(_, typical)| usual.leaves_behind(*typical)) {
+                let why = format!(
+                    "{:.0} % of its fabric domain's median with most partners, where transfers differ by {:.0} %",
+                    typical * 100.0,
+                    usual.deviation * 100.0
+                );
+                found.push((index, why));
+            }
+        }
+        found
     }
 
     /// For each node, what it and others measured with it.
@@ -259,11 +296,6 @@ fn cell(partner: &PartnerView) -> Cell {
     Cell { gbytes_per_s, verdict: partner.verdict.clone(), of_median: None }
 }
 
-fn median(mut all: Vec<f64>) -> Option<f64> {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -315,6 +347,34 @@ mod tests {
             .collect();
         let matrix = Matrix::new(&nodes);
         assert_eq!(matrix.odd.iter().map(|odd| odd.nodes.join("-")).collect::<Vec<_>>(), ["n1234"]);
+    }
+
+    #[test]
+    fn a_node_that_passes_and_is_not_like_its_fleet() {
+        let name = |index: usize| format!("n{index:02}");
+        let fleet = |slow: f64, spread: f64| {
+            let nodes: Vec<_> = (0..12)
+                .map(|index| {
+                    let partners: Vec<(String, f64)> = (1..=5)
+                        .map(|step| {
+                            let other = (index + step) % 12;
+                            let usual = 47.0 + spread * f64::from(u32::try_from((index + other) % 5).unwrap());
+                            (name(other), if index == 3 || other == 3 { slow } else { usual })
+                        })
+                        .collect();
+                    let partners: Vec<(&str, f64)> =
+                        partners.iter().map(|(name, rate)| (name.as_str(), *rate)).collect();
+                    node(&name(index), &partners)
+                })
+                .collect();
+            Matrix::new(&nodes).odd
+        };
+        // Above the self-test's own bound of 70 %, and every other node within one or two percent.
+        let odd = fleet(38.0, 0.3);
+        assert_eq!(odd.iter().map(|odd| odd.nodes.join("-")).collect::<Vec<_>>(), ["n03"], "{odd:?}");
+        assert!(odd[0].why.starts_with("80 % of its fabric domain's median"), "{odd:?}");
+        assert_eq!(fleet(44.0, 6.0), [], "where nodes differ as much anyway it is none");
+        assert_eq!(fleet(44.0, 0.1), [], "near is near");
     }
 
     #[test]

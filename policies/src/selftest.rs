@@ -2,6 +2,7 @@
 
 pub mod blame;
 pub mod gpus;
+pub mod outlier;
 pub mod own;
 pub mod plan;
 pub mod publish;
