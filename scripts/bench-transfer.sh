@@ -3,10 +3,16 @@
 # server on one processor and each client on another. Medians, the spread (smallest to largest), and the ratio, which should be at
 # least 0.95 for bandwidth and at most 1.1 for latency. A difference within the spread is the machine's.
 #
+# Then what a whole self-test session costs beside its traffic, phase by phase: TCP, TLS 1.3 with both certificates and the hello; the
+# answer; the children's start and their workers' addresses; the transfer as an agent makes it by default; the reports. First the
+# channel alone, with children that say an address and report at once.
+#
 #   ROUNDS=5 SECONDS_EACH=0.5 scripts/bench-transfer.sh
 #   ONLY=1.13 or ONLY=1.22: one UCX    TLS="tcp posix": some transports    AGENT=FILE: this program, instead of a release build
+#   PARTS="transfer session": one of them
 #
-# ucx_perftest: of the Debian package ucx-utils for the distribution's UCX, and the wheel's own.
+# ucx_perftest: of the Debian package ucx-utils for the distribution's UCX, and the wheels' own. Between 1.18 and 1.19 UCX changed how it
+# reaches another's memory over TCP, so these two are measured over TCP alone, unless TLS is given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,22 +21,32 @@ if [ -z "${AGENT:-}" ]; then
   cargo build --locked -q --release -p railbind-agent
   AGENT=${CARGO_TARGET_DIR:-target}/release/railbind-agent
 fi
-wheel=$(tests/ucx/fetch.sh)
-exec python3 - "$AGENT" "$wheel" <<'PY'
+cargo build --locked -q --release -p railbind-agent --example session
+wheels=("$(tests/ucx/fetch.sh wheel-1.18.1.txt)" "$(tests/ucx/fetch.sh wheel-1.19.0.txt)" "$(tests/ucx/fetch.sh)")
+exec python3 - "$AGENT" "${CARGO_TARGET_DIR:-target}/release/examples/session" "${wheels[@]}" <<'PY'
 import json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
-agent, wheel = sys.argv[1:]
+agent, session, *wheels = sys.argv[1:]
 rounds, seconds = int(os.environ.get("ROUNDS", 5)), float(os.environ.get("SECONDS_EACH", 0.5))
 sizes = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24, "128 MiB": 1 << 27}
 cpus = sorted(os.sched_getaffinity(0))
 pinned = [["taskset", "-c", str(cpus[i % len(cpus)])] for i in (0, 1)]
 
-# The wheel's tool has no right to run, and finds its library by a path.
-tool = os.path.join(tempfile.mkdtemp(), "ucx_perftest")
-shutil.copy(os.path.join(wheel, "../bin/ucx_perftest"), tool)
-os.chmod(tool, 0o755)
-ucx = {"1.13.1": (shutil.which("ucx_perftest"), {}, []), "1.22.0": (tool, {"LD_LIBRARY_PATH": wheel}, ["--ucx-lib", wheel])}
-transports = os.environ.get("TLS", "tcp posix posix,cma").split()
+parts = os.environ.get("PARTS", "transfer session").split()
+ucx = {"1.13.1": (shutil.which("ucx_perftest"), {}, [])}
+tools = tempfile.TemporaryDirectory()
+for version, wheel in zip(("1.18.1", "1.19.0", "1.22.0"), wheels):
+    # The wheel's tool has no right to run, and finds its library by a path.
+    tool = os.path.join(tools.name, f"ucx_perftest-{version}")
+    shutil.copy(os.path.join(wheel, "../bin/ucx_perftest"), tool)
+    os.chmod(tool, 0o755)
+    ucx[version] = (tool, {"LD_LIBRARY_PATH": wheel}, ["--ucx-lib", wheel])
+chosen = [version for version in ucx if version.startswith(os.environ.get("ONLY", ""))]
+
+
+def transports(version):
+    default = "tcp" if version in ("1.18.1", "1.19.0") else "tcp posix posix,cma"
+    return os.environ.get("TLS", default).split()
 
 
 def free():
@@ -107,11 +123,10 @@ def row(version, tls, op, name, size):
     print(f"{version:<7} {tls:<10} {op:<8} {name:>8} {unit:>5} {m:>8.2f} {spread(mine):>14} {p:>8.2f} {spread(peers):>14} {ratio:>6.2f}{mark}", flush=True)
 
 
-print(f"{'UCX':<7} {'transport':<10} {'op':<8} {'size':>8} {'unit':>5} {'ours':>8} {'spread':>14} {'perftest':>8} {'spread':>14} {'ratio':>6}")
-for version in ucx:
-    if not version.startswith(os.environ.get("ONLY", "")):
-        continue
-    for tls in transports:
+if "transfer" in parts:
+    print(f"{'UCX':<7} {'transport':<10} {'op':<8} {'size':>8} {'unit':>5} {'ours':>8} {'spread':>14} {'perftest':>8} {'spread':>14} {'ratio':>6}")
+for version in chosen if "transfer" in parts else ():
+    for tls in transports(version):
         for name, size in sizes.items():
             row(version, tls, "tag", name, size)
         # Not over shared memory: there ucx_perftest puts into a segment that UCX allocated for it, which is a copy by the processor.
@@ -119,4 +134,13 @@ for version in ucx:
         for name, size in sizes.items() if tls == "tcp" else ():
             row(version, tls, "put", name, size)
         row(version, tls, "latency", "8 B", 8)
+
+if "session" in parts:
+    print(f"\n{'UCX':<7} {'transport':<13} {'phase of a session':<24} {'unit':>4} {'median':>9} {'spread':>19}", flush=True)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("UCX_")}
+    whats = [("-", "none", [])] + [(version, tls, ucx[version][2][1:]) for version in chosen for tls in transports(version)]
+    for version, tls, folder in whats:
+        done = subprocess.run([session, agent, str(max(rounds, 5)), version, tls, *folder], env=env, text=True, timeout=600)
+        if done.returncode:
+            sys.exit(f"{session} {version} {tls} failed")
 PY

@@ -8,7 +8,7 @@
 # webhook: reviews alone under a steady load; pods through a real API server beside no webhook, a policy and a Go webhook that make
 # the same patch.
 #
-# transfer: bench-transfer.sh, beside ucx_perftest.
+# transfer: bench-transfer.sh, beside ucx_perftest; and what a whole self-test session costs beside its traffic.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=${PART:-all}
