@@ -40,11 +40,20 @@ impl Authority {
     /// A serving certificate for this host's loopback address, `localhost` and `names`.
     pub fn serving(&self, names: &[&str]) -> Result<Identity> {
         let names = [&["127.0.0.1", "localhost"], names].concat();
-        let mut params = params(names.last().copied().unwrap_or("localhost"), &names)?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let params = params(names.last().copied().unwrap_or("localhost"), &names)?;
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A certificate that a client of this name shows.
+    pub fn client(&self, name: &str) -> Result<Identity> {
+        self.sign(params(name, &[])?, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Identity> {
+        params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().context("generate a serving key")?;
-        let certificate = params.signed_by(&key, &self.issuer).context("sign a serving certificate")?.pem();
+        let key = KeyPair::generate().context("generate a key")?;
+        let certificate = params.signed_by(&key, &self.issuer).context("sign a certificate")?.pem();
         Ok(Identity { certificate, key: key.serialize_pem() })
     }
 }

@@ -3,12 +3,13 @@
 {{- $paths := list -}}
 {{- range (.Files.Get "base/kustomization.yaml" | fromYaml).resources }}{{ $paths = append $paths (printf "base/%s" .) }}{{ end -}}
 {{- if eq .Values.bindingEngine "policy" }}{{ $paths = append $paths "policy-engine/policy-engine.yaml" }}{{ end -}}
+{{- if eq .Values.certificates.mode "certManager" }}{{ $paths = append $paths "cert-manager/certificates.yaml" }}{{ end -}}
 {{- range $paths -}}
 {{- range ($.Files.Get . | required (printf "%s is missing: package the chart from a checkout with symbolic links" .) | replace "railbind-system" $.Release.Namespace | splitList "\n---\n") -}}
 {{- $object := fromYaml . -}}
 {{- if $object }}
 ---
-{{ include (printf "railbind.%s" (ternary (lower $object.kind) "asis" (has $object.kind (list "Namespace" "CustomResourceDefinition" "Deployment" "DaemonSet" "PodDisruptionBudget" "NetworkPolicy")))) (dict "root" $ "object" $object) }}
+{{ include (printf "railbind.%s" (ternary (lower $object.kind) "asis" (has $object.kind (list "Namespace" "CustomResourceDefinition" "Deployment" "DaemonSet" "PodDisruptionBudget" "NetworkPolicy" "Role" "MutatingWebhookConfiguration" "Issuer" "Certificate")))) (dict "root" $ "object" $object) }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -22,6 +23,36 @@
 {{- if .root.Values.crds.install -}}
 {{- if .root.Values.crds.keep }}{{ $_ := set .object.metadata "annotations" (dict "helm.sh/resource-policy" "keep") }}{{ end -}}
 {{ toYaml .object }}
+{{- end -}}
+{{- end -}}
+
+{{/* With a Secret that the kubelet reads, the account needs no right to any. */}}
+{{- define "railbind.role" -}}
+{{- if and (ne .root.Values.certificates.mode "own") (eq .object.metadata.name "railbind-webhook") -}}
+{{- $rules := list -}}
+{{- range .object.rules }}{{ if not (has "secrets" .resources) }}{{ $rules = append $rules . }}{{ end }}{{ end -}}
+{{- $_ := set .object "rules" $rules -}}
+{{- end -}}
+{{ toYaml .object }}
+{{- end -}}
+
+{{- define "railbind.mutatingwebhookconfiguration" -}}
+{{- if eq .root.Values.certificates.mode "certManager" -}}
+{{- $_ := set .object.metadata "annotations" (dict "cert-manager.io/inject-ca-from" (printf "%s/railbind-webhook" .root.Release.Namespace)) -}}
+{{- end -}}
+{{ toYaml .object }}
+{{- end -}}
+
+{{/* A CA of the namespace's own is not needed where there is an issuer. */}}
+{{- define "railbind.issuer" -}}{{ if not .root.Values.certificates.issuerRef }}{{ toYaml .object }}{{ end }}{{- end -}}
+
+{{- define "railbind.certificate" -}}
+{{- with .root.Values.certificates -}}
+{{- if or (eq $.object.metadata.name "railbind-webhook") (not .issuerRef) -}}
+{{- if eq $.object.metadata.name "railbind-webhook" }}{{ $_ := set $.object.spec "secretName" .secretName }}{{ end -}}
+{{- if .issuerRef }}{{ $_ := set $.object.spec "issuerRef" .issuerRef }}{{ end -}}
+{{ toYaml $.object }}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -47,6 +78,15 @@
 {{- $container := first $spec.containers -}}
 {{- $args := list -}}
 {{- range $container.args }}{{ $args = append $args (ternary (printf "--binding-engine=%s" $.root.Values.bindingEngine) . (hasPrefix "--binding-engine=" .)) }}{{ end -}}
+{{- with .root.Values.certificates -}}
+{{- if ne .mode "own" -}}
+{{- $args = append $args "--tls-cert-dir=/etc/railbind/tls" -}}
+{{- if eq .mode "certManager" }}{{ $args = append $args "--ca-bundle=injected" }}{{ end -}}
+{{- $_ := set $container "volumeMounts" (list (dict "name" "tls" "mountPath" "/etc/railbind/tls" "readOnly" true)) -}}
+{{- $_ := set $spec "volumes" (list (dict "name" "tls" "secret" (dict "secretName" .secretName "defaultMode" 288))) -}}
+{{- $_ := set $spec "securityContext" (dict "fsGroup" 65532) -}}
+{{- end -}}
+{{- end -}}
 {{- $_ := set $container "args" $args -}}
 {{- $_ := set .object.spec "replicas" $values.replicas -}}
 {{- with $values.strategy }}{{ $_ := set $.object.spec "strategy" . }}{{ end -}}

@@ -4,6 +4,7 @@
 
 mod access;
 mod break_glass;
+mod certificates;
 mod images;
 mod lifecycle;
 mod monitoring;

@@ -65,7 +65,7 @@ async fn the_chart_renders_what_the_base_renders() {
 
 #[tokio::test]
 async fn the_charts_examples_render_what_the_overlays_render() {
-    for overlay in ["dev", "ha", "policy-engine"] {
+    for overlay in ["dev", "ha", "policy-engine", "certificate-secret", "cert-manager"] {
         let values = repository().join(format!("charts/railbind/examples/{overlay}.yaml"));
         let args = ["--set", "namespace.create=true", "--values", values.to_str().unwrap()];
         let kustomize = kustomize(&format!("overlays/{overlay}")).await.unwrap();
@@ -82,6 +82,8 @@ async fn values_that_make_no_sense_are_refused() {
         ("image.registry=registry.example/railbind", "registry"),
         ("image.tag=a b", "tag"),
         ("webhook.extraArgs={drain}", "extraArgs"),
+        ("certificates.mode=vault", "mode"),
+        ("certificates.issuer.name=x", "issuer"),
     ] {
         let refused = helm(&["--set", value]).await.expect_err(value).to_string();
         assert!(
@@ -123,8 +125,62 @@ async fn values_reach_where_they_belong() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_somebody_elses_needs_no_right_to_secrets() {
+    for overlay in ["certificate-secret", "cert-manager"] {
+        let objects = kustomize(&format!("overlays/{overlay}")).await.unwrap();
+        let rules = objects["Role/railbind-webhook"]["rules"].as_array().unwrap();
+        assert!(
+            rules.len() == 2 && rules.iter().all(|rule| rule["resources"] == json!(["leases"])),
+            "{overlay}: {rules:?}"
+        );
+        let pod = &objects["Deployment/railbind-webhook"]["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let folder = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+        let args = container["args"].as_array().unwrap();
+        assert!(args.contains(&json!(format!("--tls-cert-dir={folder}"))), "{overlay}: {args:?}");
+        let injected = args.contains(&json!("--ca-bundle=injected"));
+        let annotation = &objects["MutatingWebhookConfiguration/railbind-webhook"]["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
+        let certificate = objects.get("Certificate/railbind-webhook");
+        assert_eq!(
+            (injected, annotation.is_string(), certificate.is_some()),
+            match overlay {
+                "cert-manager" => (true, true, true),
+                _ => (false, false, false),
+            }
+        );
+        // What is injected is what is served: one certificate, one Secret, one name.
+        if let Some(certificate) = certificate {
+            let place = format!(
+                "{}/{}",
+                certificate["metadata"]["namespace"].as_str().unwrap(),
+                certificate["metadata"]["name"].as_str().unwrap()
+            );
+            assert_eq!(*annotation, place);
+            assert_eq!(certificate["spec"]["secretName"], pod["volumes"][0]["secret"]["secretName"]);
+            assert_eq!(certificate["spec"]["dnsNames"][0], "railbind-webhook.railbind-system.svc");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_of_yours_takes_the_place_of_ours() {
+    let set = "certificates.mode=certManager,certificates.secretName=other-tls,certificates.issuerRef.name=vault,certificates.issuerRef.kind=ClusterIssuer";
+    let objects = helm(&["--set", set]).await.unwrap();
+    let ours = |kind: &str| objects.keys().filter(|name| name.starts_with(kind)).cloned().collect::<Vec<_>>();
+    assert_eq!((ours("Issuer/"), ours("Certificate/")), (vec![], vec!["Certificate/railbind-webhook".to_owned()]));
+    let certificate = &objects["Certificate/railbind-webhook"]["spec"];
+    assert_eq!(certificate["issuerRef"], json!({"kind": "ClusterIssuer", "name": "vault"}));
+    let volume = &objects["Deployment/railbind-webhook"]["spec"]["template"]["spec"]["volumes"][0];
+    assert_eq!(
+        (&certificate["secretName"], &volume["secret"]["secretName"]),
+        (&json!("other-tls"), &json!("other-tls"))
+    );
+}
+
+#[tokio::test]
 async fn pods_have_no_privilege_that_they_do_not_need() {
-    for overlay in ["base", "overlays/dev", "overlays/ha", "overlays/policy-engine"] {
+    for overlay in ["base", "dev", "ha", "policy-engine", "certificate-secret", "cert-manager"] {
+        let overlay = &if overlay == "base" { overlay.to_owned() } else { format!("overlays/{overlay}") };
         let objects = kustomize(overlay).await.unwrap();
         for (name, host) in [("Deployment/railbind-webhook", false), ("DaemonSet/railbind-agent", true)] {
             let pod = &objects[name]["spec"]["template"]["spec"];
