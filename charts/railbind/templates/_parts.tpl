@@ -78,15 +78,24 @@
 {{- $container := first $spec.containers -}}
 {{- $args := list -}}
 {{- range $container.args }}{{ $args = append $args (ternary (printf "--binding-engine=%s" $.root.Values.bindingEngine) . (hasPrefix "--binding-engine=" .)) }}{{ end -}}
+{{- $mounts := list -}}
+{{- $volumes := list -}}
 {{- with .root.Values.certificates -}}
 {{- if ne .mode "own" -}}
 {{- $args = append $args "--tls-cert-dir=/etc/railbind/tls" -}}
 {{- if eq .mode "certManager" }}{{ $args = append $args "--ca-bundle=injected" }}{{ end -}}
-{{- $_ := set $container "volumeMounts" (list (dict "name" "tls" "mountPath" "/etc/railbind/tls" "readOnly" true)) -}}
-{{- $_ := set $spec "volumes" (list (dict "name" "tls" "secret" (dict "secretName" .secretName "defaultMode" 288))) -}}
+{{- $mounts = append $mounts (dict "name" "tls" "mountPath" "/etc/railbind/tls" "readOnly" true) -}}
+{{- $volumes = append $volumes (dict "name" "tls" "secret" (dict "secretName" .secretName "defaultMode" 288)) -}}
 {{- $_ := set $spec "securityContext" (dict "fsGroup" 65532) -}}
 {{- end -}}
+{{- if .clientCaConfigMap -}}
+{{- $args = append $args "--client-ca=/etc/railbind/clients/ca.crt" -}}
+{{- $mounts = append $mounts (dict "name" "clients" "mountPath" "/etc/railbind/clients" "readOnly" true) -}}
+{{- $volumes = append $volumes (dict "name" "clients" "configMap" (dict "name" .clientCaConfigMap)) -}}
 {{- end -}}
+{{- end -}}
+{{- with $mounts }}{{ $_ := set $container "volumeMounts" . }}{{ end -}}
+{{- with $volumes }}{{ $_ := set $spec "volumes" . }}{{ end -}}
 {{- $_ := set $container "args" $args -}}
 {{- $_ := set .object.spec "replicas" $values.replicas -}}
 {{- with $values.strategy }}{{ $_ := set $.object.spec "strategy" . }}{{ end -}}

@@ -162,6 +162,32 @@ async fn a_certificate_of_somebody_elses_needs_no_right_to_secrets() {
     }
 }
 
+/// A person's overlay of several components, and the same values.
+#[tokio::test]
+async fn components_go_together() {
+    let folder = tempfile::tempdir_in(repository().join("target")).unwrap();
+    let manifests = repository().join("manifests").display().to_string();
+    let copied = Command::new("cp").arg("-r").arg(&manifests).arg(folder.path()).status().await.unwrap();
+    assert!(copied.success());
+    let mine = folder.path().join("manifests/mine");
+    std::fs::create_dir(&mine).unwrap();
+    let text = "resources: [../overlays/ha]\ncomponents: [../components/certificate-secret, ../components/client-ca]\n";
+    std::fs::write(mine.join("kustomization.yaml"), text).unwrap();
+    let mut kustomize = kustomize(mine.to_str().unwrap()).await.unwrap();
+    let ha = repository().join("charts/railbind/examples/ha.yaml");
+    let set = "namespace.create=true,certificates.mode=secret,certificates.clientCaConfigMap=railbind-client-ca";
+    let mut helm = helm(&["--set", set, "--values", ha.to_str().unwrap()]).await.unwrap();
+    // Lists of names, whose order means nothing.
+    for objects in [&mut kustomize, &mut helm] {
+        let spec = &mut objects.get_mut("Deployment/railbind-webhook").unwrap()["spec"]["template"]["spec"];
+        let by_name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+        spec["volumes"].as_array_mut().unwrap().sort_by_key(by_name);
+        spec["containers"][0]["volumeMounts"].as_array_mut().unwrap().sort_by_key(by_name);
+        assert_eq!(spec["volumes"].as_array().unwrap().len(), 2);
+    }
+    same(&kustomize, &helm);
+}
+
 #[tokio::test]
 async fn an_issuer_of_yours_takes_the_place_of_ours() {
     let set = "certificates.mode=certManager,certificates.secretName=other-tls,certificates.issuerRef.name=vault,certificates.issuerRef.kind=ClusterIssuer";
