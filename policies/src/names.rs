@@ -79,7 +79,7 @@ pub mod annotation {
     pub const SELFTEST_REQUESTED: &str = "railbind.dev/selftest-requested";
     /// On a Node, by the agent: the profile set that was the fastest in the self-test; what `profile-set: auto` takes.
     pub const FASTEST_SET: &str = "railbind.dev/fastest-set";
-    /// On a pod, by the webhook: what was decided and why, compact JSON.
+    /// On a pod, by the webhook: what was decided and why, compact JSON; `id` is in the webhook's log, the audit log and the Event too.
     pub const DECISION: &str = "railbind.dev/decision";
     /// Prefix of the annotations that carry late-bound variables: `env.railbind.dev/NAME`.
     pub const ENV_PREFIX: &str = "env.railbind.dev/";

@@ -160,6 +160,21 @@ impl Auditor {
         // Whoever is gone needs no remembering.
         told.retain(|key| current.contains(key));
         for (worker, finding, text) in news.into_iter().take(MAX_EVENTS) {
+            // The other end of the line that was logged when it was admitted.
+            tracing::info!(
+                namespace = worker.namespace,
+                pod = worker.pod,
+                uid = worker.uid,
+                decision = worker.decision,
+                node = worker.node,
+                finding = finding.reason(),
+                text,
+                "worker"
+            );
+            let text = match &worker.decision {
+                Some(id) => format!("{text} (decision {id})"),
+                None => text,
+            };
             match self.tell(&worker, finding, text).await {
                 Ok(()) => {
                     told.insert((worker.uid.clone(), finding));

@@ -40,6 +40,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
             namespace: "",
             workers: None,
             bounds: None,
+            decision: None,
         };
         let outcome = mutate::pod(&pod, &context).with_context(|| format!("{}: {name}", args.file.display()))?;
         found.push((name, outcome));

@@ -22,6 +22,7 @@ use crate::{
     review::{self, Answer},
     self_apply::{self, AllowList, patch_checked},
     state::State,
+    workers,
 };
 
 /// What the API server waits where it does not say, and the longest it ever does.
@@ -98,6 +99,7 @@ async fn pod(state: &State, request: &review::Request, deadline: Instant) -> (An
             namespace: name,
             workers: workers.as_deref(),
             bounds: Some(&bounds),
+            decision: mutate::decision_id(&request.uid),
         };
         match (state.mutate)(&request.object, &context) {
             Ok(decided) => pod_answer(answer, request, decided),
@@ -110,9 +112,9 @@ async fn pod(state: &State, request: &review::Request, deadline: Instant) -> (An
 }
 
 fn pod_answer(answer: Answer, request: &review::Request, decided: mutate::Outcome) -> (Answer, Outcome) {
-    let mutate::Outcome { patch, warnings, reasons, managed, profile, deny } = decided;
-    let profile = profile.unwrap_or_default();
-    let answer = answer.audit("profile", &profile).audit("reasons", &reasons.join("; "));
+    let mutate::Outcome { patch, warnings, reasons, managed, decision, profile, deny } = decided;
+    let (decision, profile) = (decision.unwrap_or_default(), profile.unwrap_or_default());
+    let answer = answer.audit("decision", &decision).audit("profile", &profile).audit("reasons", &reasons.join("; "));
     let (answer, mut outcome) = match deny {
         Some(why) => (answer.audit("denied", &why).deny(&why), Outcome::Denied),
         None => checked(answer, Hook::Pods, request, patch, self_apply::POD),
@@ -129,6 +131,7 @@ fn pod_answer(answer: Answer, request: &review::Request, decided: mutate::Outcom
             namespace = request.namespace,
             pod = pod_name(request),
             uid = request.uid,
+            decision,
             dry_run = request.dry_run.unwrap_or_default(),
             outcome = outcome.as_str(),
             profile,
@@ -168,6 +171,7 @@ fn bind(state: &State, request: &review::Request) -> (Answer, Outcome) {
     };
     guarded(Hook::Bindings, request, || {
         let values = (state.bind_values)(&state.profiles.current(), &node.kind);
+        told_of_binding(state, request, &node.name, values.len());
         match binding::patch(&request.object, &values) {
             Ok(patch) => checked(answer, Hook::Bindings, request, patch, self_apply::BINDING),
             Err(error) => {
@@ -176,6 +180,18 @@ fn bind(state: &State, request: &review::Request) -> (Answer, Outcome) {
             }
         }
     })
+}
+
+/// The auditor tells of every bound worker, whoever bound it. Here its decision must be looked for among all workers of the
+/// namespace, which the scheduler would wait for: only where somebody wants to know.
+fn told_of_binding(state: &State, request: &review::Request, node: &str, values: usize) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let (namespace, pod) =
+            (request.namespace.as_deref().unwrap_or_default(), pod_name(request).unwrap_or_default());
+        let workers = state.workers.snapshot();
+        let decision = workers.and_then(|workers| workers::find(&workers, namespace, pod)?.decision.clone());
+        tracing::debug!(namespace, pod, node, uid = request.uid, decision, values, "binding");
+    }
 }
 
 fn is_creation(request: &review::Request, kind: &str, resources: &[(&str, &str)]) -> bool {

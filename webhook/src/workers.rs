@@ -50,6 +50,8 @@ pub struct WorkerView {
     pub node: Option<String>,
     /// Whether this webhook decided about it when it was created.
     pub decided: bool,
+    /// What that decision is called.
+    pub decision: Option<String>,
     /// Profile that it got.
     pub profile: Option<String>,
     /// Its late-bound values, by variable.
@@ -121,6 +123,7 @@ fn view(pod: &LeanPod) -> Option<WorkerView> {
     Some(WorkerView {
         node: intent.node_name,
         decided: annotations.contains_key(annotation::DECISION),
+        decision: annotations.get(annotation::DECISION).and_then(|decision| mutate::id_in(decision)),
         profile: intent.decided,
         values: values.collect(),
         reasons: annotations.get(annotation::DECISION).map(|decision| reasons(decision)).unwrap_or_default(),
@@ -148,6 +151,7 @@ fn intent(object: &Value) -> Option<PodIntent> {
         namespace: "",
         workers: None,
         bounds: None,
+        decision: None,
     };
     Some(mutate::read(object, &context).ok()?.ok()?.intent)
 }
@@ -164,6 +168,11 @@ pub fn siblings(workers: &Workers, namespace: &str, group: &Group, own: &PodInte
     kinds
 }
 
+/// The one of this name, whatever its deployment: all of the namespace are looked through.
+pub fn find(workers: &Workers, namespace: &str, pod: &str) -> Option<Arc<WorkerView>> {
+    workers.starting_with(&format!("{namespace}/")).find(|worker| worker.pod == pod).cloned()
+}
+
 /// All of them, for tests and the auditor.
 pub fn all(workers: &Workers) -> &[Arc<WorkerView>] {
     workers.all()
@@ -173,7 +182,7 @@ pub fn all(workers: &Workers) -> &[Arc<WorkerView>] {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Event, LeanPod, WorkerView, keep, siblings, view};
+    use super::{Event, LeanPod, WorkerView, find, keep, siblings, view};
     use crate::mirror::Mirror;
 
     fn pod(name: &str, role: &str, spec: &Value) -> LeanPod {
@@ -181,7 +190,7 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": "ns", "uid": name,
                 "labels": {"llm-d.ai/role": role, "llm-d.ai/model": "m"},
-                "annotations": {"railbind.dev/decision": r#"{"profile":"tcp"}"#, "env.railbind.dev/X": "1"}},
+                "annotations": {"railbind.dev/decision": r#"{"id":"1b4e28ba-2fa1","profile":"tcp"}"#, "env.railbind.dev/X": "1"}},
             "spec": {"containers": [{"name": "c", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]},
             "status": {"phase": "Running"},
         });
@@ -196,7 +205,7 @@ mod tests {
         let worker = pod("a", "decode", &json!({"nodeName": "n"}));
         let seen = view(&worker).unwrap();
         assert_eq!((seen.node.as_deref(), seen.decided, seen.profile.as_deref()), (Some("n"), true, Some("tcp")));
-        assert_eq!(seen.values["X"], "1");
+        assert_eq!((seen.values["X"].as_str(), seen.decision.as_deref()), ("1", Some("1b4e28ba-2fa1")));
         assert!(view(&pod("b", "frontend", &json!({}))).is_none());
         let mut done = worker;
         done.status.phase = "Succeeded".into();
@@ -229,5 +238,7 @@ mod tests {
         assert_eq!(kinds.len(), 1, "{kinds:?}");
         assert_eq!(kinds[0].node_selector["pool"], "b");
         assert_eq!(siblings(&workers, "elsewhere", &group, &own), []);
+        assert_eq!(find(&workers, "ns", "c").map(|worker| worker.uid.clone()).as_deref(), Some("c"));
+        assert!(find(&workers, "ns", "d").is_none() && find(&workers, "n", "c").is_none());
     }
 }

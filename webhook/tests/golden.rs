@@ -25,6 +25,7 @@ fn golden_pods() {
         namespace: "",
         workers: None,
         bounds: None,
+        decision: None,
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pods");
     let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();

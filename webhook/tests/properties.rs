@@ -279,6 +279,7 @@ proptest! {
             namespace: "ns",
             workers: None,
             bounds: Some(&bounds),
+            decision: None,
         };
         let Ok(first) = mutate::pod(&pod, &context) else { return Ok(()) };
         let mut patched = pod.clone();

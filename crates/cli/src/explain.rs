@@ -120,6 +120,7 @@ fn decided(name: String, pod: Value, namespace: &Namespace, nodes: &NodeMap, pro
         namespace: &namespace.name,
         workers: None,
         bounds: None,
+        decision: None,
     };
     let outcome = mutate::pod(&pod, &context).map_err(|error| Ended::usage(format!("{name}: {error}")))?;
     Ok(Explained { name, pod, outcome })
@@ -193,6 +194,7 @@ fn written(pod: &Value) -> Value {
 #[serde(rename_all = "camelCase")]
 struct Living {
     managed: bool,
+    decision: Option<String>,
     profile: Option<String>,
     reasons: Vec<String>,
     warnings: Vec<String>,
@@ -238,6 +240,7 @@ async fn living(
     };
     let told = Living {
         managed: decision.is_some(),
+        decision: decision.as_ref().and_then(|decision| decision["id"].as_str()).map(str::to_owned),
         profile: decision.as_ref().and_then(|decision| decision["profile"].as_str()).map(str::to_owned),
         reasons: texts("reasons"),
         warnings: again.outcome.warnings.clone(),
@@ -258,7 +261,11 @@ async fn living(
             }
             return text;
         }
-        let _ = writeln!(text, "profile {}", told.profile.as_deref().unwrap_or("none"));
+        let _ = write!(text, "profile {}", told.profile.as_deref().unwrap_or("none"));
+        let _ = match &told.decision {
+            Some(id) => writeln!(text, ", decision {}", out::clean(id)),
+            None => writeln!(text),
+        };
         for reason in &told.reasons {
             let _ = writeln!(text, "  - {}", out::clean(reason));
         }

@@ -56,7 +56,7 @@ fn worker(namespace: &str, name: &str, node: &str) -> Value {
     })
 }
 
-async fn started(cluster: &Cluster, namespace: &str, name: &str, node: &str) -> Result<()> {
+pub(crate) async fn started(cluster: &Cluster, namespace: &str, name: &str, node: &str) -> Result<()> {
     cluster.apply(&worker(namespace, name, node).to_string()).await?;
     cluster.recorded(namespace, name, "main").await.map(|_| ())
 }

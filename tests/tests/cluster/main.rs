@@ -5,6 +5,7 @@
 
 mod admit;
 mod cli;
+mod decision;
 mod doctor;
 mod engine;
 mod fabric;

@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub workers: Option<&'a Workers>,
     /// The namespace's quotas and limits, if they are known.
     pub bounds: Option<&'a Bounds>,
+    /// What a decision made now is to be called ([`decision_id`]); `None` where it is not to be told from others.
+    pub decision: Option<&'a str>,
 }
 
 /// What was decided.
@@ -51,6 +53,8 @@ pub struct Context<'a> {
 pub struct Outcome {
     /// Whether the pod is ours at all.
     pub managed: bool,
+    /// What the decision in force is called: this one, or an earlier pass's over the same pod.
+    pub decision: Option<String>,
     /// Profile chosen.
     pub profile: Option<String>,
     /// Operations; empty means no patch.
@@ -84,7 +88,8 @@ pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
         Ok(reading) => reading,
         Err(why) => return Ok(Outcome { reasons: vec![why], ..Outcome::default() }),
     };
-    let mut outcome = Outcome { managed: true, reasons: vec![why], ..Outcome::default() };
+    let id = earlier(pod).or_else(|| context.decision.map(str::to_owned));
+    let mut outcome = Outcome { managed: true, decision: id, reasons: vec![why], ..Outcome::default() };
     if targets.is_empty() {
         outcome.warnings.push(format!(
             "railbind: no container requests a GPU; name those that take part in the annotation {}",
@@ -128,7 +133,7 @@ pub fn pod(pod: &Value, context: &Context<'_>) -> Result<Outcome, Malformed> {
     }
     affinity::pin(&mut builder, &plan)?;
     affinity::company(&mut builder, &plan)?;
-    decision(&mut builder, &plan, &outcome.reasons)?;
+    decision(&mut builder, &plan, &outcome)?;
     outcome.patch = builder.finish();
     Ok(outcome)
 }
@@ -152,11 +157,14 @@ impl Target {
 }
 
 /// What was decided and why, on the pod itself. Written once: a later pass finds it and keeps to it.
-fn decision(builder: &mut Builder, plan: &Plan, reasons: &[String]) -> Result<(), Malformed> {
+fn decision(builder: &mut Builder, plan: &Plan, outcome: &Outcome) -> Result<(), Malformed> {
     if builder.annotation(annotation::DECISION).is_some() {
         return Ok(());
     }
-    let decision = json!({ "profile": plan.profile, "reasons": reasons });
+    let mut decision = json!({ "profile": plan.profile, "reasons": outcome.reasons });
+    if let Some(id) = &outcome.decision {
+        decision["id"] = json!(id);
+    }
     builder.set_annotation(annotation::DECISION, &decision.to_string())
 }
 
@@ -166,11 +174,59 @@ fn decided(annotations: &BTreeMap<String, String>) -> Option<String> {
     decision.get("profile")?.as_str().map(str::to_owned)
 }
 
+/// The longest name of a decision.
+const MAX_ID: usize = 13;
+
+/// What a decision about the review with this uid is called: the start of the uid, so that the API server's own mentions of the
+/// review find it. Of a UUID that is twelve hexadecimal digits: one in a hundred million pods shares it with another.
+pub fn decision_id(uid: &str) -> Option<&str> {
+    let id = uid.get(..MAX_ID.min(uid.len()))?.trim_end_matches('-');
+    is_id(id).then_some(id)
+}
+
+fn is_id(text: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.len() <= MAX_ID && text.bytes().all(known)
+}
+
+/// What a decision in this annotation is called. The pod's owner could write anything there.
+pub(crate) fn id_in(decision: &str) -> Option<String> {
+    let decision: Value = serde_json::from_str(decision).ok()?;
+    decision.get("id")?.as_str().filter(|id| is_id(id)).map(str::to_owned)
+}
+
+/// What an earlier pass over this pod called its decision.
+fn earlier(pod: &Value) -> Option<String> {
+    id_in(pod.get("metadata")?.get("annotations")?.get(annotation::DECISION)?.as_str()?)
+}
+
 /// Whether a label says `enabled` or `disabled`.
 fn inject(labels: &BTreeMap<String, String>) -> Option<bool> {
     match labels.get(label::INJECT)?.as_str() {
         "enabled" => Some(true),
         "disabled" => Some(false),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{decision_id, id_in};
+
+    #[test]
+    fn a_decision_is_called_by_the_start_of_its_reviews_uid() {
+        assert_eq!(decision_id("1b4e28ba-2fa1-11d2-883f-0016d3cca427"), Some("1b4e28ba-2fa1"));
+        assert_eq!(decision_id("u-1"), Some("u-1"));
+        for odd in ["", "-", "A", "a b", "\n", "é", "123456789012é"] {
+            assert_eq!(decision_id(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_pods_owner_wrote_there_goes_no_further() {
+        assert_eq!(id_in(r#"{"id":"1b4e28ba-2fa1","profile":"tcp"}"#).as_deref(), Some("1b4e28ba-2fa1"));
+        for odd in ["", "{}", r#"{"id":1}"#, r#"{"id":"a\nb"}"#, r#"{"id":"12345678901234"}"#, r#"{"id":"<b>"}"#] {
+            assert_eq!(id_in(odd), None, "{odd}");
+        }
     }
 }

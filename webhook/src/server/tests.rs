@@ -99,6 +99,7 @@ fn patch(operations: Value) -> Patch {
 fn marks(_: &Value, _: &Context<'_>) -> Result<mutate::Outcome, Malformed> {
     Ok(mutate::Outcome {
         managed: true,
+        decision: Some("1b4e28ba-2fa1".into()),
         profile: Some("roce-gpudirect".into()),
         patch: patch(json!([{"op": "add", "path": "/metadata/annotations", "value": {"railbind.dev/decision": "{}"}}])),
         reasons: vec!["one".into(), "two".into()],
@@ -198,7 +199,10 @@ async fn a_worker_is_patched_and_told() {
         json!([{"op": "add", "path": "/metadata/annotations", "value": {"railbind.dev/decision": "{}"}}])
     );
     assert_eq!(response["warnings"], json!(["warning 0", "warning 1", "warning 2"]));
-    assert_eq!(response["auditAnnotations"], json!({"profile": "roce-gpudirect", "reasons": "one; two"}));
+    assert_eq!(
+        response["auditAnnotations"],
+        json!({"decision": "1b4e28ba-2fa1", "profile": "roce-gpudirect", "reasons": "one; two"})
+    );
     assert_eq!(hooks.counted(Hook::Pods, Outcome::Patched), 1);
 }
 
