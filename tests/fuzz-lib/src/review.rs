@@ -19,7 +19,7 @@ pub static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
 
 /// What a place in a review becomes.
 #[derive(Debug, Arbitrary)]
-pub enum Change {
+enum Change {
     Remove,
     Null,
     Flag(bool),

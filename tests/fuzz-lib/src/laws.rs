@@ -29,7 +29,7 @@ pub fn check(facts: &Facts, problems: &[Problem], profiles: &Profiles) {
         match value {
             Label::Set(value) => assert!(is_label_value(value), "{key}={value:?}"),
             Label::Keep { fallback, .. } => {
-                assert!(fallback.as_deref().is_none_or(is_label_value), "{key}={fallback:?}")
+                assert!(fallback.as_deref().is_none_or(is_label_value), "{key}={fallback:?}");
             }
         }
     }
