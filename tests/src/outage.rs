@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -31,6 +32,24 @@ impl Cluster {
     pub fn component_id(&self, name: &str) -> Result<u32> {
         let components = lock(&self.components);
         components.iter().find(|process| process.name() == name).with_context(|| format!("no {name} runs"))?.id()
+    }
+
+    /// Asks etcd something, in the JSON form of its gRPC: `/v3/maintenance/status`, say.
+    pub async fn etcd(&self, path: &str, body: &Value) -> Result<Value> {
+        let port = {
+            let commands = lock(&self.commands);
+            let args = commands.get("etcd").context("no etcd was started")?;
+            args.iter().find_map(|arg| arg.strip_prefix("--port=")).context("etcd has no port")?.to_owned()
+        };
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).await.context("connect to etcd")?;
+        let body = body.to_string();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {}", body.len());
+        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "etcd: {answer}");
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).context("etcd's answer has no body")?;
+        serde_json::from_str(body).with_context(|| format!("etcd: {answer}"))
     }
 
     fn take(&self, name: &str) -> Result<Process> {

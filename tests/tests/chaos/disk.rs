@@ -1,4 +1,4 @@
-//! The disk is full: what the agent and the webhook write, their logs, cannot be written.
+//! The disk is full: what the agent and the webhook write, their logs, cannot be written; and nothing can be written to the cluster.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 use harness::{LIMIT, free_port, railbind::Daemon, tree, until, with_namespace};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
-    stage::{NODE, OURS, Stage},
+    stage::{NODE, OURS, Stage, labels},
     steady::Steady,
 };
 
@@ -71,6 +72,46 @@ async fn full_disk() {
             .await?;
         }
         Ok(())
+    })
+    .await;
+    stage.cluster.stop().await.unwrap();
+}
+
+/// Raises or lowers the alarm that etcd raises itself when its room is used up: with it, etcd takes no write that needs room.
+async fn alarm(stage: &Stage, action: &str) -> Result<()> {
+    let answer = stage.cluster.etcd("/v3/maintenance/alarm", &json!({"action": action, "alarm": "NOSPACE"})).await?;
+    ensure!(answer["alarms"][0]["alarm"] == "NOSPACE", "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_disk_of_etcd() {
+    let stage = Stage::new().await;
+    let mut agent = stage.agent().await;
+    let mut webhook = stage.cluster.spawn_webhook("webhook").await.unwrap();
+    with_namespace(&stage.cluster, &OURS, async |namespace| {
+        stage.given(namespace, "3").await?;
+        let steady = Steady::start(&stage, namespace).await?;
+        sleep(Duration::from_secs(1)).await;
+        alarm(&stage, "ACTIVATE").await?;
+        tree::move_gids(stage.root(), 3, 9)?;
+        until("the agent to say why it cannot write", LIMIT, || async {
+            let (status, report) = agent.get("/readyz").await?;
+            ensure!(status == 503 && report.contains("database space exceeded"), "{report}");
+            Ok(())
+        })
+        .await?;
+        ensure!(labels(&stage.cluster, NODE).await?["railbind.dev/gid-index"] == "3", "who wrote that?");
+        let (status, report) = webhook.get("/readyz").await?;
+        ensure!(status == 200, "{report}");
+        alarm(&stage, "DEACTIVATE").await?;
+        stage.index("9").await?;
+        stage.given(namespace, "9").await?;
+        let came = steady.end("etcd without room").await?;
+        // What it does not take is refused by etcd, in its own words.
+        ensure!(came.away > 0 && came.unpatched == 0, "{came:?}\n{}", webhook.process.tail(20));
+        agent.process.check()?;
+        webhook.process.check()
     })
     .await;
     stage.cluster.stop().await.unwrap();
