@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     path::Path,
+    slice,
 };
 
 use anyhow::{Context as _, bail};
@@ -97,10 +98,17 @@ pub fn people(name: &str, outcome: &Outcome, reference: &Reference) -> String {
     for operation in outcome.patch.iter() {
         let operation = json!(operation);
         let path = operation["path"].as_str().unwrap_or_default();
-        let _ = writeln!(text, "  + {path}  {}", operation["value"]);
-        if let (Some(name), Some(value)) = (operation["value"]["name"].as_str(), operation["value"]["value"].as_str()) {
-            for meaning in reference.explain(name, value) {
-                let _ = writeln!(text, "      {meaning}");
+        // A list that the pod did not have is made at once; people read it by element.
+        let (path, added) = match &operation["value"] {
+            Value::Array(elements) => (format!("{path}/-"), elements.as_slice()),
+            one => (path.to_owned(), slice::from_ref(one)),
+        };
+        for value in added {
+            let _ = writeln!(text, "  + {path}  {value}");
+            if let (Some(name), Some(value)) = (value["name"].as_str(), value["value"].as_str()) {
+                for meaning in reference.explain(name, value) {
+                    let _ = writeln!(text, "      {meaning}");
+                }
             }
         }
     }

@@ -55,6 +55,14 @@ fn several_documents_give_a_list_and_text_names_each() {
 }
 
 #[test]
+fn each_variable_is_explained_also_in_a_list_that_the_pod_did_not_have() {
+    let output = explain(&["-f", "tests/pods/llmd-decode-sidecar.yaml", "--nodes", NODES], "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().position(|line| line.contains(r#"/env/-  {"name":"UCX_TLS""#)).expect(&text);
+    assert!(text.lines().nth(line + 1).unwrap().starts_with("      "), "{text}");
+}
+
+#[test]
 fn what_cannot_be_explained_is_said() {
     for (args, input, said) in [
         (&["-f", "-"][..], "kind: Service", "no Pod and no workload"),

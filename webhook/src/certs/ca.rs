@@ -142,12 +142,7 @@ impl Authority {
         let (certificate, key) = self.sign(names, validity)?;
         let config = server_config(vec![certificate], key, clients.map(Clients::verifier))?;
         let rest = validity.until.duration_since(now).unwrap_or_default();
-        Ok(Leaf {
-            config,
-            not_before: validity.from,
-            not_after: validity.until,
-            renew_at: now + rest * 2 / 3,
-        })
+        Ok(Leaf { config, not_before: validity.from, not_after: validity.until, renew_at: now + rest * 2 / 3 })
     }
 
     fn sign(
