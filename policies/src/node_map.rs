@@ -86,13 +86,24 @@ impl Pool {
         many.then(|| self.keys.get_key_value(key).map(|(key, _)| key.clone())).flatten()
     }
 
+    /// How many kinds it knows.
+    pub fn kinds(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Forgets the kinds that no node is of any more: what was learnt from a first list leaves hundreds, of kilobytes each.
+    pub fn sweep(&mut self) {
+        self.kinds.retain(|kind| Arc::strong_count(kind) > 1);
+        self.kinds.shrink_to_fit();
+        self.sweep_at = MIN_KINDS.max(2 * self.kinds.len());
+    }
+
     fn kind(&mut self, kind: NodeView) -> Arc<NodeView> {
         if let Some(known) = self.kinds.get(&kind) {
             return known.clone();
         }
         if self.kinds.len() >= self.sweep_at {
-            self.kinds.retain(|kind| Arc::strong_count(kind) > 1);
-            self.sweep_at = MIN_KINDS.max(2 * self.kinds.len());
+            self.sweep();
         }
         let kind = Arc::new(kind);
         self.kinds.insert(kind.clone());

@@ -1,6 +1,9 @@
 //! Placing a pod among kinds of node gives what placing it among the nodes themselves would.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use policies::{
     intent::{ContainerIntent, PodIntent, Requirement, Term, Toleration},
@@ -235,8 +238,12 @@ fn five_thousand_nodes_are_a_few_kinds() {
         .into(),
         ..NodeView::default()
     };
-    let map: NodeMap = (0..5000).map(node).collect();
+    let mut pool = Pool::default();
+    let mut nodes = (0..5000).map(|number| Arc::new(pool.share(node(number)))).collect();
+    let map = NodeMap::new(&mut nodes);
     assert_eq!(map.kinds(), 3);
+    pool.sweep();
+    assert!(pool.kinds() <= map.kinds(), "{} kinds in memory", pool.kinds());
     assert_eq!(map.get("node-4711").and_then(|node| node.label("kubernetes.io/hostname")), Some("node-4711"));
     assert!(map.get("node-5000").is_none());
 }

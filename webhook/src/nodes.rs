@@ -67,9 +67,13 @@ impl Named for NamespaceView {
 /// Follows the nodes for ever.
 pub async fn follow_nodes(client: Client, writer: Writer<SharedNode>, check: Check, metrics: Metrics) {
     let events = watcher(Api::<LeanNode>::all(client), pages());
-    let heard = move |count| metrics.nodes(count, SystemTime::now());
     let pool = Mutex::new(Pool::default());
-    let trim = |node: LeanNode| pool.lock().unwrap_or_else(PoisonError::into_inner).share(view(&node));
+    let pooled = || pool.lock().unwrap_or_else(PoisonError::into_inner);
+    let trim = |node: LeanNode| pooled().share(view(&node));
+    let heard = |count| {
+        pooled().sweep();
+        metrics.nodes(count, SystemTime::now());
+    };
     follow(events, trim, writer, check, Need::Required, heard).await;
 }
 
