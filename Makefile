@@ -39,7 +39,7 @@ idle: build ## What agents ask of the API server in ten idle minutes, from its a
 scale: setup ## Thousands of nodes and hundreds of pods a second on a real API server, and what fails meanwhile (SCALE_NODES, SCALE_RATE)
 	@scripts/scale.sh
 
-bench: setup ## Surveys, reviews and transfers, each beside a peer (PART=agent, webhook or transfer for one)
+bench: setup ## Surveys, reviews and transfers, each beside a peer, into BENCHMARKS.md (PART=agent, webhook or transfer for one)
 	@scripts/bench.sh
 
 selftest-sim: ## How long clusters of 64 to 10,000 nodes take to test themselves, what it costs, and whom they blame

@@ -8,6 +8,7 @@
 # channel alone, with children that say an address and report at once.
 #
 #   ROUNDS=5 SECONDS_EACH=0.5 scripts/bench-transfer.sh
+#   RAILBIND_BENCH_OUT=FILE: what bench-page.py writes on the page, where nothing below leaves a part out
 #   ONLY=1.13 or ONLY=1.22: one UCX    TLS="tcp posix": some transports    AGENT=FILE: this program, instead of a release build
 #   PARTS="transfer session": one of them
 #
@@ -27,6 +28,8 @@ exec python3 - "$AGENT" "${CARGO_TARGET_DIR:-target}/release/examples/session" "
 import json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 agent, session, *wheels = sys.argv[1:]
+# What goes to the page: rows of the tables, and ratios to draw.
+lines, phases, bars = [], [], []
 rounds, seconds = int(os.environ.get("ROUNDS", 5)), float(os.environ.get("SECONDS_EACH", 0.5))
 sizes = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "16 MiB": 1 << 24, "128 MiB": 1 << 27}
 cpus = sorted(os.sched_getaffinity(0))
@@ -114,6 +117,8 @@ def row(version, tls, op, name, size):
                     print(f"{version} {tls} {op} {name}: ucx_perftest gave no figure: {said.strip()[-200:]!r}", flush=True)
                     return
                 peers.append(value)
+    # Turn by turn: the machine is not the same from one to the next.
+    ratios = sorted(one / other for one, other in zip(mine, peers))
     m, p = statistics.median(mine), statistics.median(peers)
     ratio = m / p
     within = ratio <= 1.1 if op == "latency" else ratio >= 0.95
@@ -121,6 +126,10 @@ def row(version, tls, op, name, size):
     unit = "µs" if op == "latency" else "GB/s"
     mark = "" if within else ("  within the spread" if max(min(mine), min(peers)) <= min(max(mine), max(peers)) else "  MISSED")
     print(f"{version:<7} {tls:<10} {op:<8} {name:>8} {unit:>5} {m:>8.2f} {spread(mine):>14} {p:>8.2f} {spread(peers):>14} {ratio:>6.2f}{mark}", flush=True)
+    figure = lambda value, values: f"{value:.2f} ({spread(values)})"
+    lines.append([version, f"`{tls}`", op, name, unit, figure(m, mine), figure(p, peers), figure(ratio, ratios) + mark])
+    what = "latency" if op == "latency" else "bandwidth"
+    bars.append({"label": f"{version} {tls} {op} {name}", "series": what, "low": ratios[0], "mid": ratio, "high": ratios[-1]})
 
 
 if "transfer" in parts:
@@ -140,7 +149,34 @@ if "session" in parts:
     env = {k: v for k, v in os.environ.items() if not k.startswith("UCX_")}
     whats = [("-", "none", [])] + [(version, tls, ucx[version][2][1:]) for version in chosen for tls in transports(version)]
     for version, tls, folder in whats:
-        done = subprocess.run([session, agent, str(max(rounds, 5)), version, tls, *folder], env=env, text=True, timeout=600)
+        done = subprocess.run([session, agent, str(max(rounds, 5)), version, tls, *folder], env=env, text=True, timeout=600, stdout=subprocess.PIPE)
+        print(done.stdout, end="", flush=True)
         if done.returncode:
             sys.exit(f"{session} {version} {tls} failed")
+        phases += [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
+
+out = os.environ.get("RAILBIND_BENCH_OUT")
+if out and not any(name in os.environ for name in ("ONLY", "TLS", "AGENT", "PARTS")):
+    section = {
+        "title": "Transfers: railbind-agent bench beside ucx_perftest",
+        "method": [
+            "`railbind-agent bench` and `ucx_perftest` of the same UCX, on one host, over the same transports and sizes, turn by turn; each "
+            "server on one processor and each client on another.",
+            f"{rounds} turns of {seconds:g} s: the median, in brackets the least and the greatest; the ratio is that of the medians, in brackets those of "
+            "the single turns. Bandwidth should be at least 0.95 of ucx_perftest's, latency at most 1.1 of it; what is beyond is marked.",
+        ],
+        "tables": [{
+            "caption": "Transfers in GB/s (10⁹ bytes a second), latency in µs",
+            "columns": ["UCX", "transports", "operation", "size", "unit", "Railbind", "ucx_perftest", "Railbind ÷ ucx_perftest"],
+            "rows": lines,
+        }, {
+            "caption": "A self-test session beside its traffic, by phase",
+            "columns": ["UCX", "transports", "phase", "unit", "median", "least–greatest"],
+            "rows": phases,
+        }],
+        "plot": {"title": "Railbind ÷ ucx_perftest", "unit": "ratio (1: as fast)", "reference": 1.0, "rows": bars},
+        "notes": ["`put` is measured over TCP alone: over shared memory ucx_perftest puts into a segment that UCX allocated for it, which is a copy by the processor."],
+    }
+    with open(out, "w") as file:
+        json.dump(section, file, indent=1)
 PY

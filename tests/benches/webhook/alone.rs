@@ -8,13 +8,13 @@ use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, 
 use kube::{Api, api::PostParams};
 use serde_json::json;
 
-use crate::{NODES, SERVER, load::Load, objects, stats};
+use crate::{NODES, SERVER, load::Load, objects, section::Half, stats};
 
 const A_SECOND: u32 = 2000;
 const ROUNDS: usize = 5;
 const LASTING: Duration = Duration::from_secs(5);
 
-pub(crate) async fn run(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn run(cluster: &Cluster) -> Result<Half> {
     let namespaces: Api<Namespace> = Api::all(cluster.client().await?);
     let namespace = json!({"metadata": {"name": "alone", "labels": {"railbind.dev/inject": "enabled"}}});
     namespaces.create(&PostParams::default(), &serde_json::from_value(namespace)?).await?;
@@ -58,14 +58,29 @@ pub(crate) async fn run(cluster: &Cluster) -> Result<()> {
         "\nserver alone: {A_SECOND} reviews/s on one core, open loop, {NODES} nodes; ms, median of {ROUNDS} rounds (least–greatest)"
     );
     println!("{:<26} {:>7} {:>22} {:>22} {:>22} {:>6}", "", "reviews", "p50", "p99", "p99.9", "core");
+    let mut rows = Vec::new();
     for (((name, _), rounds), busy) in loads.iter().zip(&rounds).zip(&busy) {
         let at = |thousandth| stats::spread(&rounds.iter().map(|round| round.at(thousandth)).collect::<Vec<_>>());
         let count: usize = rounds.iter().map(stats::Latencies::count).sum();
         println!("{name:<26} {count:>7} {:>22} {:>22} {:>22} {:>5.0}%", at(500), at(990), at(999), stats::median(busy));
+        let busy = format!("{:.0} %", stats::median(busy));
+        rows.push(vec![(*name).to_owned(), count.to_string(), at(500), at(990), at(999), busy]);
     }
-    println!("memory with {NODES} nodes: {listed} after the list, {} after the load", memory(&webhook)?);
+    let loaded = memory(&webhook)?;
+    println!("memory with {NODES} nodes: {listed} after the list, {loaded} after the load");
     webhook.process.stop().await?;
-    Ok(())
+    Ok(Half {
+        method: format!(
+            "Alone: {A_SECOND} reviews a second on one core, open loop (a review is due when it is due, and its latency counts from then), \
+             over TLS as the API server calls, {ROUNDS} rounds of {} s.",
+            LASTING.as_secs()
+        ),
+        caption: format!("Alone: latency in ms, median of {ROUNDS} rounds (least–greatest)"),
+        columns: ["review", "reviews", "p50", "p99", "p99.9", "core"].map(str::to_owned).into(),
+        rows,
+        notes: vec![format!("Memory with {NODES} nodes: {listed} after the list, {loaded} after the load.")],
+        drawn: Vec::new(),
+    })
 }
 
 /// Who signed Railbind's certificate, PEM, as it has told the API server.

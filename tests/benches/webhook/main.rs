@@ -4,6 +4,7 @@
 mod alone;
 mod load;
 mod objects;
+mod section;
 mod stats;
 mod through;
 
@@ -44,14 +45,13 @@ async fn run(cores: usize) -> Result<()> {
     // `cargo bench -p railbind-tests --bench webhook -- through`: only that.
     let only = std::env::args().skip(1).find(|word| !word.starts_with('-'));
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
-    if wanted("alone") {
-        alone::run(&cluster).await?;
-    }
+    let alone = if wanted("alone") { Some(alone::run(&cluster).await?) } else { None };
     for id in descendants(std::process::id()) {
         pin(id, &format!("0-{}", cores - 1))?;
     }
-    if wanted("through") {
-        through::run(&cluster).await?;
+    let through = if wanted("through") { Some(through::run(&cluster).await?) } else { None };
+    if let (Some(alone), Some(through)) = (alone, through) {
+        section::write(&alone, &through)?;
     }
     cluster.stop().await
 }

@@ -31,6 +31,13 @@ pub(crate) fn spread(values: &[f64]) -> String {
     format!("{:.3} ({least:.3}–{most:.3})", median(&sorted))
 }
 
+/// The least, the median and the greatest.
+pub(crate) fn ends(values: &[f64]) -> [f64; 3] {
+    let least = values.iter().copied().fold(f64::NAN, f64::min);
+    let most = values.iter().copied().fold(f64::NAN, f64::max);
+    [least, median(values), most]
+}
+
 /// The median.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
