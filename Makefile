@@ -1,10 +1,10 @@
 # Railbind's commands. Each sets up what it needs; `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help setup build demo demo-up demo-down test test-roce lint generate fmt bench fuzz idle scale selftest-sim audit sbom clean test-page test-tour
+.PHONY: help setup build demo demo-up demo-down test test-roce test-upgrade lint generate fmt bench fuzz idle scale selftest-sim audit sbom clean test-page test-tour
 
 help: ## List the commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages and toolchains that are missing
 	@scripts/setup.sh
@@ -26,6 +26,10 @@ test: setup ## All tests: unit, snapshot, property, and on the real control plan
 
 test-roce: ## The agent on two guests with soft-RoCE: GID tables, link and device, and self-tests over rc_verbs
 	@tests/roce/run.sh
+
+test-upgrade: build ## From the programs and manifests of an early commit to today's and back, while pods are created
+	@kube=$$(scripts/build-kube.sh) && old=$$(scripts/build-old.sh) && RAILBIND_KUBE=$$kube RAILBIND_OLD=$$old \
+		cargo test --locked -p railbind-tests --test load upgrade -- --ignored --nocapture
 
 test-page: ## The webhook's page in Chromium: keys, accessibility, hostile data
 	@tests/page/run.sh

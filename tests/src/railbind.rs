@@ -108,6 +108,16 @@ impl Cluster {
         self.daemon(&[], name, "railbind-agent", &[&args, flags].concat(), &kubeconfig)
     }
 
+    /// The agent of another build, for a machine of the tests.
+    pub async fn spawn_agent_of(&self, program: &Path, name: &str, node: &str, root: &Path) -> Result<Daemon> {
+        let bound: Node = Api::all(self.client().await?).get(node).await?;
+        let kubeconfig = self.identity("railbind-agent", Some(&bound)).await?;
+        let args = ["run", "--node-name", node, "--root", text(root)?, "--period", "1", "--start-jitter", "0"];
+        let mut agent = self.daemon_of(&[], name, program, &[&args[..], &["--probes=false"]].concat(), &kubeconfig)?;
+        agent.ready().await?;
+        Ok(agent)
+    }
+
     /// The same with any kubeconfig.
     pub fn spawn_agent_with(
         &self,
@@ -144,9 +154,23 @@ impl Cluster {
         url: &str,
         more: &[&str],
     ) -> Result<Daemon> {
+        let program = binary("railbind-webhook")?;
+        self.spawn_webhook_of(starter, &program, name, listen, url, more).await
+    }
+
+    /// The same of another build.
+    pub async fn spawn_webhook_of(
+        &self,
+        starter: &[&str],
+        program: &Path,
+        name: &str,
+        listen: &str,
+        url: &str,
+        more: &[&str],
+    ) -> Result<Daemon> {
         let kubeconfig = self.identity("railbind-webhook", None).await?;
         let args = ["serve", "--listen", listen, "--url", url, "--namespace", NAMESPACE];
-        let mut webhook = self.daemon(starter, name, "railbind-webhook", &[&args, more].concat(), &kubeconfig)?;
+        let mut webhook = self.daemon_of(starter, name, program, &[&args, more].concat(), &kubeconfig)?;
         webhook.ready().await?;
         Ok(webhook)
     }
@@ -160,10 +184,20 @@ impl Cluster {
         args: &[&str],
         kubeconfig: &Path,
     ) -> Result<Daemon> {
+        self.daemon_of(starter, name, &binary(program)?, args, kubeconfig)
+    }
+
+    fn daemon_of(
+        &self,
+        starter: &[&str],
+        name: &str,
+        program: &Path,
+        args: &[&str],
+        kubeconfig: &Path,
+    ) -> Result<Daemon> {
         let admin: SocketAddr = format!("127.0.0.1:{}", free_port()?).parse()?;
         let listen = admin.to_string();
-        let program = binary(program)?;
-        let words = starter.iter().copied().chain([text(&program)?]).chain(args.iter().copied());
+        let words = starter.iter().copied().chain([text(program)?]).chain(args.iter().copied());
         let words: Vec<&str> = words.chain(["--admin-listen", &listen]).collect();
         let (first, rest) = words.split_first().context("nothing to run")?;
         let process = self.spawn(name, first, rest, &[("KUBECONFIG", text(kubeconfig)?)])?;

@@ -6,6 +6,7 @@
 mod certificates;
 mod creating;
 mod rolling;
+mod upgrade;
 
 use harness::{Cluster, Options};
 use serde_json::json;
