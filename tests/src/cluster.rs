@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -84,19 +85,19 @@ impl Cluster {
         let setup = Setup { dir: &dir, kubeconfig: &self.kubeconfig, etcd, etcd_peers, api_server };
         self.add("etcd", &components::etcd(&setup))?;
         self.add("kube-apiserver", &components::api_server(&setup, options.audit, &options.api_server))?;
-        self.answers("livez").await?;
+        self.answers("livez", LIMIT).await?;
         if !options.bare {
             self.add("kube-controller-manager", &components::controller_manager(&setup))?;
             self.add("kube-scheduler", &components::scheduler(&setup))?;
         }
-        self.answers("readyz").await?;
+        self.answers("readyz", LIMIT).await?;
         self.check()
     }
 
     /// Waits until one of the API server's own checks passes.
-    pub(crate) async fn answers(&self, check: &str) -> Result<()> {
+    pub(crate) async fn answers(&self, check: &str, limit: Duration) -> Result<()> {
         let client = self.client().await?;
-        until(format_args!("the API server's /{check}"), LIMIT, || async {
+        until(format_args!("the API server's /{check}"), limit, || async {
             // A server that is gone will not answer later.
             if let Err(gone) = self.check() {
                 return Ok(Err(gone));

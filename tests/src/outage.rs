@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Cluster, Process, cluster::lock};
+use crate::{Cluster, LIMIT, Process, cluster::lock};
 
 impl Cluster {
     /// Kills a component (`etcd`, `kube-apiserver`, …) with SIGKILL. Its data stays, and [`Self::revive`] starts it again.
@@ -25,7 +25,8 @@ impl Cluster {
     pub async fn revive(&self, name: &str) -> Result<()> {
         let args = lock(&self.commands).get(name).cloned().with_context(|| format!("there never was a {name}"))?;
         self.add(name, &args)?;
-        self.answers("readyz").await
+        // Clients wait at its door with all that they could not ask meanwhile.
+        self.answers("readyz", 5 * LIMIT).await
     }
 
     /// Process id of a component.

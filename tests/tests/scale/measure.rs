@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use harness::{Cluster, railbind::Daemon};
+use serde_json::json;
 
 /// Resident memory of a process, in MiB.
 pub(crate) fn resident(process: u32) -> Result<f64> {
@@ -22,15 +23,43 @@ pub(crate) fn processor(process: u32) -> Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / 100.0)
 }
 
-/// Writes that the API server has answered, by resource; of the resources that agents write.
-pub(crate) async fn writes(cluster: &Cluster) -> Result<f64> {
+/// What the API server has answered to who writes what agents write.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Answers {
+    /// Writes that it took.
+    pub(crate) taken: f64,
+    /// Requests that it sent away because of how many there were (429); clients make them again.
+    pub(crate) sent_away: f64,
+}
+
+/// So far.
+pub(crate) async fn answers(cluster: &Cluster) -> Result<Answers> {
     let text = cluster.kubectl(&["get", "--raw", "/metrics"]).await?;
-    let ours = |line: &&str| {
-        line.starts_with("apiserver_request_total{")
-            && ["POST", "PUT", "PATCH", "APPLY"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")))
-            && ["nodes", "nodefabrics", "events"].iter().any(|kind| line.contains(&format!("resource=\"{kind}\"")))
+    let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
+        let ours = |line: &&str| {
+            line.starts_with("apiserver_request_total{")
+                && ["nodes", "nodefabrics", "events"].iter().any(|kind| line.contains(&format!("resource=\"{kind}\"")))
+                && wanted(line)
+        };
+        text.lines().filter(ours).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     };
-    Ok(text.lines().filter(ours).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    let writes =
+        |line: &str| ["POST", "PUT", "PATCH", "APPLY"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")));
+    Ok(Answers {
+        taken: sum(&|line| writes(line) && line.contains("code=\"20")),
+        sent_away: sum(&|line| line.contains("code=\"429\"")),
+    })
+}
+
+/// Bytes of an object as JSON, which is how etcd keeps what is of no built-in kind.
+pub(crate) async fn bytes(cluster: &Cluster, path: &str) -> Result<usize> {
+    Ok(cluster.kubectl(&["get", "--raw", path]).await?.len())
+}
+
+/// Bytes in use of etcd's database, with the revisions that have not been compacted yet.
+pub(crate) async fn database(cluster: &Cluster) -> Result<f64> {
+    let status = cluster.etcd("/v3/maintenance/status", &json!({})).await?;
+    status["dbSizeInUse"].as_str().and_then(|bytes| bytes.parse().ok()).with_context(|| format!("no size: {status}"))
 }
 
 /// How long reviews of pods took, from the webhook's own histogram: cumulative counts by upper bound in seconds.
