@@ -282,7 +282,8 @@ async fn session(kind: &Kind, through: Option<&TcpListener>) -> anyhow::Result<S
         ("whole", 0.0, at(Mark::Over)?),
     ];
     let phases = marks.into_iter().map(|(name, from, to)| (name, to - from));
-    let phases = phases.chain([("of it measured traffic", traffic(&report.sizes))]).collect();
+    let measured = (!report.sizes.is_empty()).then(|| ("of it measured traffic", traffic(&report.sizes)));
+    let phases = phases.chain(measured).collect();
     Ok(Session { phases, bytes: bytes?, processor })
 }
 
