@@ -148,7 +148,11 @@ impl Keeper {
     async fn prune(&self, count: usize) -> Result<(), ApiError> {
         let maps = self.objects("BindingValues");
         let needed: BTreeSet<String> = (0..count).map(|number| format!("{POLICY}-{number}")).collect();
-        let listed = call(maps.list(&ListParams::default().labels(SHARD))).await?;
+        let listed = match call(maps.list(&ListParams::default().labels(SHARD))).await {
+            // Without the kind there are none.
+            Err(ApiError::NotFound(_)) => return Ok(()),
+            listed => listed?,
+        };
         for name in listed.iter().map(kube::ResourceExt::name_any).filter(|name| !needed.contains(name)) {
             gone(call(self.objects("MutatingAdmissionPolicyBinding").delete(&name, &DeleteParams::default())).await)?;
             gone(call(maps.delete(&name, &DeleteParams::default())).await)?;
