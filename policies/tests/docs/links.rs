@@ -79,7 +79,7 @@ fn every_event_problem_and_metric_that_is_named_exists() {
                 "SomePorts",
                 "NoR",
                 "NoU",
-                "NoS",
+                "NoSubnet",
                 "SoftRdma",
                 "GidIndexD",
                 "Memlock",
