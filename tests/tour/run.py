@@ -23,6 +23,7 @@ MASKS = (
     (r"UCX_IB_GID_INDEX=[35]", "UCX_IB_GID_INDEX=N"),
     (r"\b\d+(\.\d+){3}:\d+\b", "ADDRESS"),
     (r"\b[0-9a-f]{32}\b", "SECRET"),
+    (r"\b[0-9a-f]{8}-[0-9a-f]{4}\b", "DECISION"),
     (r"\s+", " "),
 )
 
