@@ -236,7 +236,15 @@ fn late(pod: &Value) -> Map<String, Value> {
 
 /// What the patch is about: the pod without what differs between any two.
 fn essence(pod: &Value) -> Value {
-    json!({"annotations": pod["metadata"]["annotations"], "spec": pod["spec"]})
+    let mut annotations = pod["metadata"]["annotations"].clone();
+    let decision = &mut annotations["railbind.dev/decision"];
+    let parsed = decision.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    if let Some(mut parsed) = parsed {
+        // Each review's own.
+        parsed["id"] = Value::Null;
+        *decision = parsed;
+    }
+    json!({"annotations": annotations, "spec": pod["spec"]})
 }
 
 /// Waits until a way's pod and its binding come out as Railbind's do.
