@@ -1,7 +1,7 @@
 //! A patch in the making: every operation is applied to a working copy at once, so later ones see its effect. What lies below
 //! something that the patch itself adds goes into that: the API server applies operations one at a time, over the whole pod.
 
-use std::{collections::HashMap, error::Error};
+use std::collections::HashSet;
 
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value};
@@ -13,8 +13,8 @@ use super::Malformed;
 pub(super) struct Builder {
     object: Value,
     operations: Vec<PatchOperation>,
-    /// Where an operation adds an object or a list, and which operation does.
-    added: HashMap<String, usize>,
+    /// Where an operation adds an object or a list.
+    added: HashSet<String>,
 }
 
 /// A key as one token of a JSON pointer (RFC 6901): `~` before `/`.
@@ -24,11 +24,21 @@ pub(super) fn token(key: &str) -> String {
 
 impl Builder {
     pub(super) fn new(object: &Value) -> Self {
-        Self { object: object.clone(), operations: Vec::new(), added: HashMap::new() }
+        Self { object: object.clone(), operations: Vec::new(), added: HashSet::new() }
     }
 
     pub(super) fn finish(self) -> Patch {
-        Patch(self.operations)
+        let Self { object, mut operations, added } = self;
+        for operation in &mut operations {
+            // As it has become; of an element that was appended there is no more to come.
+            if let PatchOperation::Add(add) = operation
+                && added.contains(add.path.as_str())
+                && let Some(whole) = object.pointer(add.path.as_str())
+            {
+                add.value = whole.clone();
+            }
+        }
+        Patch(operations)
     }
 
     /// The value at `pointer`; JSON's null counts as absent, as it does for the API server.
@@ -75,45 +85,32 @@ impl Builder {
 
     /// Puts another value in the place of the one at `pointer`.
     pub(super) fn replace(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
-        let operation = |path, value| PatchOperation::Replace(ReplaceOperation { path, value });
-        self.apply(pointer, value, operation)
-            .map_err(|_| Malformed { path: pointer.into(), expected: "a value to replace" })
+        let malformed = || Malformed { path: pointer.into(), expected: "a value to replace" };
+        let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
+        self.apply(PatchOperation::Replace(ReplaceOperation { path, value }), malformed)
     }
 
     fn add(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
-        let adds = self.operations.len();
+        let malformed = || Malformed { path: pointer.into(), expected: "a place in the pod" };
+        let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
         let holds = value.is_object() || value.is_array();
-        let operation = |path, value| PatchOperation::Add(AddOperation { path, value });
-        self.apply(pointer, value, operation)
-            .map_err(|_| Malformed { path: pointer.into(), expected: "a place in the pod" })?;
-        if holds && self.operations.len() > adds {
-            self.added.insert(pointer.into(), adds);
+        self.apply(PatchOperation::Add(AddOperation { path, value }), malformed)?;
+        if holds {
+            self.added.insert(pointer.into());
         }
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        pointer: &str,
-        value: Value,
-        operation: fn(PointerBuf, Value) -> PatchOperation,
-    ) -> Result<(), Box<dyn Error>> {
-        let whole = operation(PointerBuf::parse(pointer)?, value.clone());
-        json_patch::patch(&mut self.object, std::slice::from_ref(&whole))?;
-        match self.above(pointer) {
-            Some((PatchOperation::Add(above), below)) => {
-                json_patch::patch(&mut above.value, &[operation(PointerBuf::parse(below)?, value)])?;
-            }
-            _ => self.operations.push(whole),
+    fn apply(&mut self, operation: PatchOperation, malformed: impl Fn() -> Malformed) -> Result<(), Malformed> {
+        json_patch::patch(&mut self.object, std::slice::from_ref(&operation)).map_err(|_| malformed())?;
+        if !self.is_below_added(operation.path().as_str()) {
+            self.operations.push(operation);
         }
         Ok(())
     }
 
-    /// The operation that adds something above `pointer`, and the rest of the pointer in there.
-    fn above<'a>(&mut self, pointer: &'a str) -> Option<(&mut PatchOperation, &'a str)> {
-        let mut slashes = pointer.rmatch_indices('/').map(|(at, _)| pointer.split_at(at));
-        let (number, below) = slashes.find_map(|(above, below)| Some((*self.added.get(above)?, below)))?;
-        Some((self.operations.get_mut(number)?, below))
+    fn is_below_added(&self, pointer: &str) -> bool {
+        pointer.rmatch_indices('/').any(|(at, _)| self.added.contains(&pointer[..at]))
     }
 }
 
