@@ -21,9 +21,9 @@ use crate::{
 };
 
 const SECRET: &str = "/api/v1/namespaces/railbind/secrets/railbind-webhook-ca";
-const CONFIG: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/c";
-const NAME: &str = "a.railbind.svc";
-const DAY: Duration = Duration::from_hours(24);
+pub(super) const CONFIG: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/c";
+pub(super) const NAME: &str = "a.railbind.svc";
+pub(super) const DAY: Duration = Duration::from_hours(24);
 
 /// Follows tokio's clock, which the tests below stop.
 pub(super) fn clock() -> SystemTime {
@@ -184,7 +184,7 @@ pub(super) fn shakes(serving: &Serving, bundle: &str) -> bool {
     }
 }
 
-fn registrar(server: &ApiServer, serving: &Serving, lives: Lives) -> Registrar {
+pub(super) fn registrar(server: &ApiServer, serving: &Serving, lives: Lives) -> Registrar {
     Registrar {
         api: server.all(),
         wanted: Wanted {

@@ -9,19 +9,11 @@ use super::{
     super::{
         Bundle, Serving,
         testing::{Outsider, mount},
-        tests::{clock, shakes},
+        tests::{CONFIG, DAY, NAME, clock, registrar, shakes},
     },
     CaBundle, Duration, Lives, Metrics, Outside, Source, SystemTime,
 };
-use crate::{
-    args::BindingEngine,
-    register::{Place, Registrar, Wanted},
-    testing::ApiServer,
-};
-
-const CONFIG: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/c";
-const NAME: &str = "a.railbind.svc";
-const DAY: Duration = Duration::from_hours(24);
+use crate::{register::Registrar, testing::ApiServer};
 
 /// A replica: what it serves with, what it says of itself, and its two tasks.
 struct Replica {
@@ -37,20 +29,8 @@ impl Replica {
         let source = Source { folder: folder.to_owned(), name: NAME.into(), bundle, configuration: "c".into() };
         let check = readiness.check("certificate");
         let (outside, serving) = Outside::new(source, lives, None, server.all(), check, metrics.clone()).unwrap();
-        let registrar = Registrar {
-            api: server.all(),
-            wanted: Wanted {
-                name: "c".into(),
-                place: Place::Url(format!("https://{NAME}")),
-                namespace: "railbind".into(),
-                binding: BindingEngine::Off,
-            },
-            engine: crate::engine::fixed(BindingEngine::Off),
-            serving: serving.clone(),
-            every: lives.check_every(Duration::from_secs(30)),
-            check: readiness.check("registration"),
-            metrics,
-        };
+        let check = readiness.check("registration");
+        let registrar = Registrar { check, metrics, ..registrar(server, &serving, lives) };
         let outside = Outside { clock, ..outside };
         let tasks = [tokio::spawn(async move { outside.run().await.unwrap() }), tokio::spawn(registrar.keep())];
         Self { serving, readiness, tasks }
