@@ -23,6 +23,7 @@
 
 mod balancer;
 mod binary;
+pub mod claims;
 mod cluster;
 mod components;
 mod dir;

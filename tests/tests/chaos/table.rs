@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::railbind::repository;
+use harness::{claims::assert_is_run, railbind::repository};
 
 #[test]
 fn every_row_names_tests_that_exist() {
@@ -28,17 +28,7 @@ fn every_row_names_tests_that_exist() {
         assert!(!names.is_empty() && names.len().is_multiple_of(2), "files and tests: {row}");
         for pair in names.chunks(2) {
             let [file, name] = pair else { unreachable!() };
-            let source = fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-            let lines: Vec<&str> = source.lines().collect();
-            let at = lines.iter().position(|line| line.contains(&format!("fn {name}(")));
-            let at = at.unwrap_or_else(|| panic!("{file} has no {name}"));
-            let start = lines[..at].iter().rposition(|line| !line.trim_start().starts_with(['#', '/']));
-            let above = &lines[start.map_or(0, |end| end + 1)..at];
-            assert!(
-                above.iter().any(|line| line.contains("test]") || line.contains("test(")),
-                "{file}: {name} is no test"
-            );
-            assert!(!above.iter().any(|line| line.contains("#[ignore")), "{file}: {name} is not run");
+            assert_is_run(file, name);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::railbind::repository;
+use harness::{claims::assert_is_run, railbind::repository};
 
 #[test]
 fn every_threat_names_a_test_that_exists() {
@@ -25,20 +25,6 @@ fn every_threat_names_a_test_that_exists() {
         let cell = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
         let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
         let [file, name] = names[..] else { panic!("a file and a test: {row}") };
-        let source = fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let lines: Vec<&str> = source.lines().collect();
-        let at = lines
-            .iter()
-            .position(|line| line.contains(&format!("fn {name}(")))
-            .unwrap_or_else(|| panic!("{file} has no {name}"));
-        // Attributes and what is said of it.
-        let start =
-            lines[..at].iter().rposition(|line| !line.trim_start().starts_with(['#', '/'])).map_or(0, |end| end + 1);
-        let above = &lines[start..at];
-        let is_test = above
-            .iter()
-            .any(|line| line.contains("#[test]") || line.contains("#[tokio::test") || line.contains("#[rstest"));
-        assert!(is_test, "{file}: {name} is no test");
-        assert!(!above.iter().any(|line| line.contains("#[ignore")), "{file}: {name} is not run");
+        assert_is_run(file, name);
     }
 }
