@@ -93,7 +93,7 @@ impl NodeView {
 
     /// GPUs of any kind.
     pub fn gpus(&self) -> u64 {
-        self.allocatable.keys().filter(|name| is_gpu(name)).map(|name| self.count(name)).sum()
+        self.allocatable.iter().filter(|(name, _)| is_gpu(name)).filter_map(|(_, quantity)| whole(quantity)).sum()
     }
 }
 

@@ -211,7 +211,7 @@ fn not_ready(answer: Answer, why: &str) -> (Answer, Outcome) {
 /// Puts a patch into the answer if it passes our own check.
 fn checked(answer: Answer, hook: Hook, request: &review::Request, patch: Patch, allow: AllowList) -> (Answer, Outcome) {
     match patch_checked(&request.object, patch, allow) {
-        Ok(Some(patch)) => (answer.patched(&patch), Outcome::Patched),
+        Ok(Some(patch)) => (answer.patched(patch), Outcome::Patched),
         Ok(None) => (answer, Outcome::Unchanged),
         Err(error) => {
             tracing::error!(hook = hook.as_str(), uid = request.uid, %error, "patch kept back");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use json_patch::Patch;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 use serde_json::Value;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -125,11 +125,22 @@ pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
+    patch: Option<Encoded>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     audit_annotations: BTreeMap<&'static str, String>,
+}
+
+/// A patch as the API has it: its JSON in base64.
+#[derive(Debug, Clone, PartialEq)]
+struct Encoded(Patch);
+
+impl Serialize for Encoded {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let json = serde_json::to_vec(&self.0).map_err(S::Error::custom)?;
+        to.serialize_str(&BASE64_STANDARD.encode(json))
+    }
 }
 
 /// The `Status` that whoever made the request gets.
@@ -174,10 +185,10 @@ impl Answer {
 
     /// With this change; an empty patch is none, so that the API server sees no mutation.
     #[must_use]
-    pub fn patched(mut self, patch: &Patch) -> Self {
+    pub fn patched(mut self, patch: Patch) -> Self {
         if !patch.is_empty() {
             self.patch_type = Some("JSONPatch");
-            self.patch = Some(BASE64_STANDARD.encode(patch.to_string()));
+            self.patch = Some(Encoded(patch));
         }
         self
     }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::{Patch, PatchOperation, jsonptr::Resolve as _};
 use serde_json::Value;
 
 /// One step of a path that may be written.
@@ -85,7 +85,7 @@ pub fn patch_checked(object: &Value, patch: Patch, allow: AllowList) -> Result<O
         if !allow.permits(&place, value) {
             return Err(SelfCheckError::Place(pointer.to_string()));
         }
-        let overwritten = result.pointer(pointer.as_str()).filter(|_| !inserts(operation, &result));
+        let overwritten = result.resolve(pointer).ok().filter(|_| !inserts(operation, &result));
         if overwritten.is_some_and(|old| has_content(old) && !is_same_variable(&place, old, value)) {
             return Err(SelfCheckError::Lossy(pointer.to_string()));
         }
@@ -97,7 +97,7 @@ pub fn patch_checked(object: &Value, patch: Patch, allow: AllowList) -> Result<O
 /// Whether the operation makes room in an array rather than overwriting something.
 fn inserts(operation: &PatchOperation, object: &Value) -> bool {
     let PatchOperation::Add(add) = operation else { return false };
-    add.path.parent().and_then(|parent| object.pointer(parent.as_str())).is_some_and(Value::is_array)
+    add.path.parent().and_then(|parent| object.resolve(parent).ok()).is_some_and(Value::is_array)
 }
 
 /// Whether a container's variable gets another value: its name is the same.

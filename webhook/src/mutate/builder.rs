@@ -1,9 +1,10 @@
 //! A patch in the making: every operation is applied to a working copy at once, so later ones see its effect. What lies below
 //! something that the patch itself adds goes into that: the API server applies operations one at a time, over the whole pod.
 
-use std::collections::HashSet;
-
-use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation, jsonptr::PointerBuf};
+use json_patch::{
+    AddOperation, Patch, PatchOperation, ReplaceOperation,
+    jsonptr::{Pointer, PointerBuf, Resolve as _, ResolveMut as _},
+};
 use serde_json::{Map, Value};
 
 use super::Malformed;
@@ -12,9 +13,8 @@ use super::Malformed;
 #[derive(Debug)]
 pub(super) struct Builder {
     object: Value,
+    /// Where one adds a key to an object, its value is in the object alone until the end.
     operations: Vec<PatchOperation>,
-    /// Where an operation adds an object or a list.
-    added: HashSet<String>,
 }
 
 /// A key as one token of a JSON pointer (RFC 6901): `~` before `/`.
@@ -24,18 +24,17 @@ pub(super) fn token(key: &str) -> String {
 
 impl Builder {
     pub(super) fn new(object: &Value) -> Self {
-        Self { object: object.clone(), operations: Vec::new(), added: HashSet::new() }
+        Self { object: object.clone(), operations: Vec::new() }
     }
 
     pub(super) fn finish(self) -> Patch {
-        let Self { object, mut operations, added } = self;
+        let Self { mut object, mut operations } = self;
         for operation in &mut operations {
-            // As it has become; of an element that was appended there is no more to come.
+            // As it has become. An element that was appended is not found by its path, and has its value.
             if let PatchOperation::Add(add) = operation
-                && added.contains(add.path.as_str())
-                && let Some(whole) = object.pointer(add.path.as_str())
+                && let Ok(whole) = object.resolve_mut(&add.path)
             {
-                add.value = whole.clone();
+                add.value = whole.take();
             }
         }
         Patch(operations)
@@ -43,7 +42,8 @@ impl Builder {
 
     /// The value at `pointer`; JSON's null counts as absent, as it does for the API server.
     pub(super) fn get(&self, pointer: &str) -> Option<&Value> {
-        self.object.pointer(pointer).filter(|value| !value.is_null())
+        let pointer = Pointer::parse(pointer).ok()?;
+        self.object.resolve(pointer).ok().filter(|value| !value.is_null())
     }
 
     /// Makes sure that there is an object at `pointer`, whose parent must be one.
@@ -71,7 +71,7 @@ impl Builder {
     }
 
     pub(super) fn annotation(&self, key: &str) -> Option<&str> {
-        self.get(&format!("/metadata/annotations/{}", token(key)))?.as_str()
+        self.object.get("metadata")?.get("annotations")?.get(key)?.as_str()
     }
 
     pub(super) fn set_annotation(&mut self, key: &str, value: &str) -> Result<(), Malformed> {
@@ -87,30 +87,48 @@ impl Builder {
     pub(super) fn replace(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
         let malformed = || Malformed { path: pointer.into(), expected: "a value to replace" };
         let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
-        self.apply(PatchOperation::Replace(ReplaceOperation { path, value }), malformed)
+        let known = self.is_added(pointer);
+        let place = self.object.resolve_mut(&path).map_err(|_| malformed())?;
+        place.clone_from(&value);
+        if !known {
+            self.operations.push(PatchOperation::Replace(ReplaceOperation { path, value }));
+        }
+        Ok(())
     }
 
+    /// Adds a key to an object, or with `-` for a key an element to the end of a list.
     fn add(&mut self, pointer: &str, value: Value) -> Result<(), Malformed> {
         let malformed = || Malformed { path: pointer.into(), expected: "a place in the pod" };
         let path = PointerBuf::parse(pointer).map_err(|_| malformed())?;
-        let holds = value.is_object() || value.is_array();
-        self.apply(PatchOperation::Add(AddOperation { path, value }), malformed)?;
-        if holds {
-            self.added.insert(pointer.into());
+        let (parent, key) = path.split_back().ok_or_else(malformed)?;
+        let known = self.is_added(pointer);
+        let kept = match self.object.resolve_mut(parent) {
+            Ok(Value::Object(fields)) => {
+                fields.insert(key.decoded().into_owned(), value);
+                Value::Null
+            }
+            Ok(Value::Array(items)) if key.encoded() == "-" => {
+                let kept = if known { Value::Null } else { value.clone() };
+                items.push(value);
+                kept
+            }
+            _ => return Err(malformed()),
+        };
+        if !known {
+            self.operations.push(PatchOperation::Add(AddOperation { path, value: kept }));
         }
         Ok(())
     }
 
-    fn apply(&mut self, operation: PatchOperation, malformed: impl Fn() -> Malformed) -> Result<(), Malformed> {
-        json_patch::patch(&mut self.object, std::slice::from_ref(&operation)).map_err(|_| malformed())?;
-        if !self.is_below_added(operation.path().as_str()) {
-            self.operations.push(operation);
-        }
-        Ok(())
-    }
-
-    fn is_below_added(&self, pointer: &str) -> bool {
-        pointer.rmatch_indices('/').any(|(at, _)| self.added.contains(&pointer[..at]))
+    /// Whether an operation adds this place, or one above it, whose value has all that comes later in it.
+    fn is_added(&self, pointer: &str) -> bool {
+        self.operations.iter().any(|operation| {
+            let PatchOperation::Add(add) = operation else { return false };
+            pointer.strip_prefix(add.path.as_str()).is_some_and(|below| match below {
+                "" => !pointer.ends_with("/-"),
+                below => below.starts_with('/'),
+            })
+        })
     }
 }
 

@@ -47,7 +47,7 @@ fn the_object_stays_as_it_came() {
 
 #[test]
 fn nothing_to_say_is_left_out() {
-    let plain = Answer::allow("u").patched(&Patch::default()).warn("").audit("profile", "");
+    let plain = Answer::allow("u").patched(Patch::default()).warn("").audit("profile", "");
     assert_eq!(
         answer(&plain),
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": {"uid": "u", "allowed": true}})
@@ -57,7 +57,7 @@ fn nothing_to_say_is_left_out() {
 #[test]
 fn a_refusal_carries_its_reason_and_no_patch() {
     let patch: Patch = serde_json::from_value(json!([{"op": "add", "path": "/a", "value": 1}])).unwrap();
-    let refused = answer(&Answer::allow("u").patched(&patch).deny("railbind: no RDMA"))["response"].clone();
+    let refused = answer(&Answer::allow("u").patched(patch.clone()).deny("railbind: no RDMA"))["response"].clone();
     assert_eq!(
         refused,
         json!({"uid": "u", "allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": "railbind: no RDMA"}})
@@ -68,7 +68,7 @@ fn a_refusal_carries_its_reason_and_no_patch() {
 fn patch_warnings_and_audit() {
     let patch: Patch =
         serde_json::from_value(json!([{"op": "add", "path": "/metadata/annotations", "value": {}}])).unwrap();
-    let full = answer(&Answer::allow("u").patched(&patch).warn("careful").audit("profile", "tcp"));
+    let full = answer(&Answer::allow("u").patched(patch).warn("careful").audit("profile", "tcp"));
     let response = &full["response"];
     assert_eq!(response["patchType"], "JSONPatch");
     // base64 of [{"op":"add","path":"/metadata/annotations","value":{}}]
