@@ -1,5 +1,6 @@
-//! Pods through the real API server, in turns: no webhook, Railbind, a MutatingAdmissionPolicy with the same patch, and a Go webhook
-//! with the same patch. Each has a namespace of its own, so all of them are there all the time and every pod is one turn.
+//! Pods through the real API server, in turns: no webhook, Railbind, a MutatingAdmissionPolicy with the same patch, a Go webhook with
+//! the same patch, and webhooks whose answer is ready before they are asked, with that patch and with none. Each has a namespace of
+//! its own, so all of them are there all the time and every pod is one turn.
 
 use std::{
     fmt::Write as _,
@@ -19,18 +20,27 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{alone::authority, load::Load, objects, section::Half, stats};
+use crate::{
+    alone::authority,
+    constant::{self, Patches},
+    load::Load,
+    objects,
+    section::Half,
+    stats,
+};
 
 /// Pods of each way in a round.
 const PODS: usize = 100;
 const ROUNDS: usize = 10;
 
-/// The ways, by namespace.
-const WAYS: [(&str, &str); 5] = [
+/// The ways, by namespace. A prime number of them: each step through them meets all.
+const WAYS: [(&str, &str); 7] = [
     ("none", "no webhook"),
     ("railbind", "Railbind"),
     ("policy", "policy, same patch"),
     ("go", "Go webhook, same patch"),
+    ("ready", "ready answer, same patch"),
+    ("empty", "ready answer, no patch"),
     ("none-2", "no webhook, again"),
 ];
 
@@ -63,8 +73,9 @@ pub(crate) async fn run(cluster: &Cluster) -> Result<Half> {
     ensure!(values.get("UCX_IB_GID_INDEX") == Some(&json!("3")), "not the node's values: {values:?}");
     policy(cluster, &patch, &values).await?;
     let go = go(cluster, &plain, &values).await?;
+    ready(cluster, patch, &values).await?;
     let expected = essence(&serde_json::to_value(example)?);
-    for namespace in ["policy", "go"] {
+    for namespace in ["policy", "go", "ready"] {
         same(&client, namespace, &expected, &values).await?;
     }
 
@@ -107,7 +118,7 @@ pub(crate) async fn run(cluster: &Cluster) -> Result<Half> {
     });
     let trouble: Vec<&str> = lines.collect();
     ensure!(trouble.is_empty(), "calls of webhooks failed: {trouble:?}");
-    let durations = durations(&admission);
+    let durations = durations(&admission)?;
     println!("{durations}");
     half.notes.push(durations);
     ensure!(
@@ -159,9 +170,11 @@ fn report(creates: &[Vec<f64>], binds: &[Vec<f64>]) -> Half {
     Half {
         method: format!(
             "Through the real API server: one client creates and binds pods in turns, so that every way meets the same machine: no webhook, \
-             Railbind, a MutatingAdmissionPolicy with the same patch, a Go webhook with the same patch, and no webhook again, which shows \
-             the noise. The patches are compared before anything counts. {ROUNDS} rounds of {PODS} pods of each way; differences and \
-             ratios are taken within a round."
+             Railbind, a MutatingAdmissionPolicy with the same patch, a Go webhook with the same patch, webhooks that read nothing and \
+             whose answer is ready before they are asked, with the same patch and with none, and no webhook again, which shows the \
+             noise. The patches are compared before anything counts. {ROUNDS} rounds of {PODS} pods of each way; differences and \
+             ratios are taken within a round. What a ready answer adds is the API server's own work and the way there and back: \
+             Railbind's part is what it adds beyond that."
         ),
         caption: format!(
             "Through the API server: p50 in ms, median of {ROUNDS} rounds of {PODS} pods (least–greatest)"
@@ -173,18 +186,21 @@ fn report(creates: &[Vec<f64>], binds: &[Vec<f64>]) -> Half {
     }
 }
 
-/// The API server's own account of what its calls of each webhook took.
-fn durations(metrics: &str) -> String {
+/// The API server's own account of what its calls of each webhook took. All of them were called.
+fn durations(metrics: &str) -> Result<String> {
     let mut text = String::from("the API server's own account, mean of a call in ms:");
-    for name in ["pods.railbind.dev", "bindings.railbind.dev", "pods.go.test", "bindings.go.test"] {
+    let hooks = ["railbind.dev", "go.test", "ready.test", "empty.test"];
+    for name in hooks.iter().flat_map(|hook| ["pods", "bindings"].map(|kind| format!("{kind}.{hook}"))) {
         let value = |part: &str| -> f64 {
             let start = format!("apiserver_admission_webhook_admission_duration_seconds_{part}{{name=\"{name}\"");
             let lines = metrics.lines().filter(|line| line.starts_with(&start));
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
         };
-        let _ = write!(text, "  {name} {:.3}", value("sum") / value("count") * 1000.0);
+        let calls = value("count");
+        ensure!(calls > 0.0, "{name} was never called");
+        let _ = write!(text, "  {name} {:.3}", value("sum") / calls * 1000.0);
     }
-    text
+    Ok(text)
 }
 
 async fn prepare(client: &Client, namespace: &str) -> Result<()> {
@@ -319,7 +335,7 @@ async fn policy(cluster: &Cluster, patch: &Value, values: &Map<String, Value>) -
     Ok(())
 }
 
-/// The Go webhook, registered as Railbind registers itself.
+/// The Go webhook.
 async fn go(cluster: &Cluster, patched: &Value, values: &Map<String, Value>) -> Result<harness::Process> {
     let folder = cluster.path().join("go");
     fs::create_dir_all(&folder)?;
@@ -360,26 +376,44 @@ async fn go(cluster: &Cluster, patched: &Value, values: &Map<String, Value>) -> 
     let envs = envs.each_ref().map(|(name, value)| (*name, value.as_str()));
     let folder = folder.to_str().context("the folder is not UTF-8")?;
     let process = cluster.spawn("peer-webhook", program, [&port.to_string(), folder], &envs)?;
-    let bundle = BASE64_STANDARD.encode(cluster.authority().certificate());
-    let hook = |name: &str, path: &str, resource: &str| {
-        json!({
-            "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Ignore", "timeoutSeconds": 3,
-            "clientConfig": {"url": format!("https://127.0.0.1:{port}{path}"), "caBundle": bundle},
-            "namespaceSelector": {"matchLabels": {"bench": "go"}},
-            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource], "scope": "Namespaced"}],
-        })
-    };
-    let configuration = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": {"name": "go"},
-        "webhooks": [hook("pods.go.test", "/mutate/pods", "pods"), hook("bindings.go.test", "/mutate/bindings", "pods/binding")],
-    });
     until("the Go webhook to listen", Duration::from_secs(30), || async {
         Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await?)
     })
     .await
     .with_context(|| process.tail(10))?;
-    cluster.apply(&configuration.to_string()).await?;
+    register(cluster, "go", port, "/mutate").await?;
     Ok(process)
+}
+
+/// The webhooks whose answer is ready.
+async fn ready(cluster: &Cluster, pods: Value, values: &Map<String, Value>) -> Result<()> {
+    let values: Map<String, Value> =
+        values.iter().map(|(name, value)| (format!("env.railbind.dev/{name}"), value.clone())).collect();
+    let bindings = json!([{"op": "add", "path": "/metadata/annotations", "value": values}]);
+    let identity = cluster.authority().serving(&[])?;
+    let port = constant::serve(identity.certificate.as_bytes(), identity.key.as_bytes(), Patches { pods, bindings })?;
+    register(cluster, "ready", port, "/patch").await?;
+    register(cluster, "empty", port, "/empty").await
+}
+
+/// Has the API server call a peer for the pods of its namespace, as Railbind has itself called.
+async fn register(cluster: &Cluster, name: &str, port: u16, path: &str) -> Result<()> {
+    let bundle = BASE64_STANDARD.encode(cluster.authority().certificate());
+    let hook = |kind: &str, resource: &str| {
+        json!({
+            "name": format!("{kind}.{name}.test"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "failurePolicy": "Ignore", "timeoutSeconds": 3,
+            "clientConfig": {"url": format!("https://127.0.0.1:{port}{path}/{kind}"), "caBundle": bundle},
+            "namespaceSelector": {"matchLabels": {"bench": name}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource], "scope": "Namespaced"}],
+        })
+    };
+    let configuration = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": {"name": name},
+        "webhooks": [hook("pods", "pods"), hook("bindings", "pods/binding")],
+    });
+    cluster.apply(&configuration.to_string()).await?;
+    Ok(())
 }
 
 fn built(module: &Path, folder: &Path) -> Result<std::path::PathBuf> {
