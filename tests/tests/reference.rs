@@ -43,6 +43,13 @@ fn it_has_every_metric() {
             "{name}: {metric:?}"
         );
     }
+    let bandwidth = &all[0]["railbind_selftest_bandwidth_gbytes_per_second"];
+    let labels: Vec<&str> = bandwidth.labels.iter().map(String::as_str).collect();
+    assert_eq!(
+        labels,
+        ["partner", "profile", "transport", "verdict"],
+        "the self-test's are there, though it is off by default"
+    );
     let requests = &all[1]["railbind_webhook_requests_total"];
     assert_eq!(requests.labels.iter().map(String::as_str).collect::<Vec<_>>(), ["hook", "outcome"]);
 }

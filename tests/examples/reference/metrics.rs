@@ -5,10 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use harness::railbind::repository;
-use policies::profile::Profiles;
+use node_agent::selftest::session::Reason;
+use policies::{profile::Profiles, selftest::SelftestStatus};
 use prometheus_client::{encoding::text::encode, registry::Registry};
+use serde_json::json;
 
 /// One metric.
 #[derive(Debug, Default)]
@@ -46,7 +48,25 @@ pub(crate) fn agent() -> Result<Metrics> {
     // A machine with ports and a problem.
     let root = node_agent::survey::open(&repository().join("tests/fixtures/roce-mixed-index"))?;
     metrics.surveyed(&node_agent::survey::survey(&root, &Profiles::embedded()?, None), Duration::ZERO);
+    selftest(&mut registry)?;
     read(&registry)
+}
+
+/// The agent's where the self-test is on, after a transfer.
+fn selftest(registry: &mut Registry) -> Result<()> {
+    let metrics = node_agent::selftest::metrics::Metrics::default();
+    metrics.register(registry);
+    let status: SelftestStatus = serde_json::from_value(json!({
+        "profiles": [{"name": "tcp", "set": "guide", "qualified": true, "why": ""}],
+        "last": {"partner": "other", "at": "2026-01-01T00:00:00Z", "verdict": "passed", "code": "AsExpected", "profile": "tcp",
+                 "gbytesPerS": 1.0, "usec": 50.0, "localMemory": "host", "remoteMemory": "host", "integrity": "ok",
+                 "ucx": "", "peerUcx": "", "message": ""},
+    }))?;
+    metrics.transferred("initiator", status.last.as_ref().context("a transfer")?);
+    metrics.state(&status);
+    metrics.called("met");
+    metrics.refusals.count(Reason::Busy);
+    Ok(())
 }
 
 fn read(registry: &Registry) -> Result<Metrics> {
