@@ -57,12 +57,8 @@ impl Net {
 
     /// A program that is the agent, in the namespace.
     fn agent(&self) -> PathBuf {
-        let path = self.folder.path().join("agent");
-        let (enter, agent) =
-            ("nsenter --user --mount --net --preserve-credentials", env!("CARGO_BIN_EXE_railbind-agent"));
-        fs::write(&path, format!("#!/bin/sh\nexec {enter} -t {} {agent} \"$@\"\n", self.holder.id())).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
+        let enter = "nsenter --user --mount --net --preserve-credentials";
+        entered(self.folder.path(), enter, &self.holder)
     }
 }
 
@@ -71,6 +67,59 @@ impl Drop for Net {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
+}
+
+/// A mount namespace as the manifests' container is: nothing can be written but /dev/shm, which is as small as a container runtime makes it.
+struct Sealed {
+    holder: Child,
+    folder: TempDir,
+}
+
+impl Sealed {
+    fn new() -> Self {
+        // Flags that came with a mount must stay with it.
+        let set_up = r#"while read -r _ at _ has _; do
+            flags=ro
+            for flag in nosuid nodev noexec noatime nodiratime relatime; do
+                case ",$has," in *",$flag,"*) flags="$flags,$flag";; esac
+            done
+            mount -o "remount,bind,$flags" "$at" 2>/dev/null
+        done < /proc/self/mounts
+        mount -t tmpfs -o size=64m shm /dev/shm || exit 1
+        for folder in / /tmp /var/tmp /run /root /dev "$1"; do
+            test ! -d "$folder" || ! touch "$folder/written" 2>/dev/null || exit 1
+        done
+        touch /dev/shm/written && rm /dev/shm/written && echo sealed && exec sleep infinity"#;
+        let folder = tempfile::tempdir().unwrap();
+        let mut holder = Command::new("unshare");
+        holder.args(["--user", "--map-root-user", "--mount", "sh", "-c", set_up, "sh"]).arg(folder.path());
+        let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "sealed\n", "a mount namespace without a place to write: are they allowed here?");
+        Self { holder, folder }
+    }
+
+    /// A program that is the agent, in there.
+    fn agent(&self) -> PathBuf {
+        let enter = "nsenter --user --mount --preserve-credentials";
+        entered(self.folder.path(), enter, &self.holder)
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A program that is the agent in the namespaces of another process.
+fn entered(folder: &Path, enter: &str, holder: &Child) -> PathBuf {
+    let (path, agent) = (folder.join("agent"), env!("CARGO_BIN_EXE_railbind-agent"));
+    fs::write(&path, format!("#!/bin/sh\nexec {enter} -t {} {agent} \"$@\"\n", holder.id())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 /// The folder of the distribution's UCX.

@@ -83,3 +83,15 @@ fn a_share_of_the_link_takes_its_time() {
     // A fifth of a second of traffic, and four times as long of rest between its batches.
     assert!(reports.took > Duration::from_millis(600), "{reports:#?}");
 }
+
+/// The container's root is read-only, and the component selftest gives it no place to write (docs/selftest.md).
+#[test]
+fn nothing_is_written_but_shared_memory() {
+    let sealed = Sealed::new();
+    // What --selftest-sizes is unless it is given.
+    for (tls, transport) in [("posix", "posix/memory"), ("tcp", "tcp/lo")] {
+        let mut case = Case::all(tls, &[1 << 20, 32 << 20]);
+        case.agent = sealed.agent();
+        whole(&case.run(), transport);
+    }
+}
