@@ -4,6 +4,7 @@
 {{- range (.Files.Get "base/kustomization.yaml" | fromYaml).resources }}{{ $paths = append $paths (printf "base/%s" .) }}{{ end -}}
 {{- if eq .Values.bindingEngine "policy" }}{{ $paths = append $paths "policy-engine/policy-engine.yaml" }}{{ end -}}
 {{- if eq .Values.certificates.mode "certManager" }}{{ $paths = append $paths "cert-manager/certificates.yaml" }}{{ end -}}
+{{- if .Values.agent.selftest.enabled }}{{ $paths = append $paths "selftest/priority.yaml" }}{{ end -}}
 {{- range $paths -}}
 {{- range ($.Files.Get . | required (printf "%s is missing: package the chart from a checkout with symbolic links" .) | replace "railbind-system" $.Release.Namespace | splitList "\n---\n") -}}
 {{- $object := fromYaml . -}}
@@ -106,13 +107,55 @@
 {{- include "railbind.workload" (dict "root" .root "object" .object "values" $values) -}}
 {{- end -}}
 
+{{/* Nodes with the self-test's label have a DaemonSet of their own: manifests/components/selftest says why. */}}
 {{- define "railbind.daemonset" -}}
-{{- $container := first .object.spec.template.spec.containers -}}
+{{- $agent := .root.Values.agent -}}
+{{- $spec := .object.spec.template.spec -}}
+{{- $container := first $spec.containers -}}
 {{- $args := list -}}
-{{- range $container.args }}{{ $args = append $args (ternary (printf "--admin-listen=%s" $.root.Values.agent.adminListen) . (hasPrefix "--admin-listen=" .)) }}{{ end -}}
+{{- range $container.args }}{{ $args = append $args (ternary (printf "--admin-listen=%s" $agent.adminListen) . (hasPrefix "--admin-listen=" .)) }}{{ end -}}
 {{- $_ := set $container "args" $args -}}
-{{- $_ := set .object.spec.template.spec "tolerations" .root.Values.agent.tolerations -}}
-{{- include "railbind.workload" (dict "root" .root "object" .object "values" .root.Values.agent) -}}
+{{- $_ := set $spec "tolerations" $agent.tolerations -}}
+{{- $twin := deepCopy .object -}}
+{{- $label := splitn "=" 2 $agent.selftest.nodeLabel -}}
+{{- if $agent.selftest.enabled -}}
+{{- $terms := list (dict "matchExpressions" (list (dict "key" $label._0 "operator" "NotIn" "values" (list $label._1)))) -}}
+{{- $_ := set $spec "affinity" (dict "nodeAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms))) -}}
+{{- end -}}
+{{ include "railbind.workload" (dict "root" .root "object" .object "values" $agent) }}
+{{- if $agent.selftest.enabled }}
+---
+{{ include "railbind.selftest" (dict "root" .root "object" $twin "label" $label) }}
+{{- end -}}
+{{- end -}}
+
+{{/* The agent with the self-test: what the components selftest, selftest-nvidia and selftest-ucx patch. */}}
+{{- define "railbind.selftest" -}}
+{{- $agent := .root.Values.agent -}}
+{{- $own := $agent.selftest -}}
+{{- $spec := .object.spec.template.spec -}}
+{{- $container := first $spec.containers -}}
+{{- $name := printf "%s-selftest" .object.metadata.name -}}
+{{- $_ := set .object.metadata "name" $name -}}
+{{- range list .object.metadata.labels .object.spec.selector.matchLabels .object.spec.template.metadata.labels }}{{ $_ := set . "app.kubernetes.io/name" $name }}{{ end -}}
+{{- $_ := set $spec "priorityClassName" "railbind-selftest" -}}
+{{- $_ := set $container.securityContext.capabilities "add" (list "IPC_LOCK") -}}
+{{- $args := list "--selftest=on" -}}
+{{- with $own.gpu.runtimeClassName -}}
+{{- $_ := set $spec "runtimeClassName" . -}}
+{{- $_ := set $container "env" (concat $container.env (list (dict "name" "NVIDIA_VISIBLE_DEVICES" "value" "all") (dict "name" "NVIDIA_DRIVER_CAPABILITIES" "value" "compute,utility"))) -}}
+{{- end -}}
+{{- with $own.ucx.volume -}}
+{{- $args = append $args (printf "--ucx-lib=/opt/ucx/%s" $own.ucx.folder) -}}
+{{- $_ := set $container "volumeMounts" (append $container.volumeMounts (dict "name" "ucx" "mountPath" "/opt/ucx" "readOnly" true)) -}}
+{{- $_ := set $spec "volumes" (append $spec.volumes (merge (dict "name" "ucx") .)) -}}
+{{- end -}}
+{{- $limits := dict "memory" (default (ternary "2Gi" "1Gi" (ne $own.gpu.runtimeClassName "")) $own.memoryLimit) -}}
+{{- with $own.rdmaResource }}{{ $_ := set $limits . "1" }}{{ end -}}
+{{- $resources := dict "requests" (default dict $agent.resources.requests) "limits" (merge $limits (default dict $agent.resources.limits)) -}}
+{{- $selector := merge (dict .label._0 .label._1) $agent.nodeSelector -}}
+{{- $values := dict "extraArgs" (concat $agent.extraArgs $args $own.extraArgs) "resources" $resources "nodeSelector" $selector "podAnnotations" $agent.podAnnotations -}}
+{{- include "railbind.workload" (dict "root" .root "object" .object "values" $values) -}}
 {{- end -}}
 
 {{/* What both workloads have. */}}

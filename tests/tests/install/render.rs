@@ -7,7 +7,7 @@ use harness::{kube_binary, railbind::repository, tool};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-type Objects = BTreeMap<String, Value>;
+pub(crate) type Objects = BTreeMap<String, Value>;
 
 async fn run(mut command: Command) -> Result<String> {
     // Helm keeps its settings below these, and says that it follows our links.
@@ -26,7 +26,7 @@ pub(crate) async fn kustomize(folder: &str) -> Result<Objects> {
     objects(&run(command).await?)
 }
 
-async fn helm(args: &[&str]) -> Result<Objects> {
+pub(crate) async fn helm(args: &[&str]) -> Result<Objects> {
     let mut command = Command::new(tool("helm").await?);
     command.args(["template", "railbind", "--namespace", "railbind-system"]);
     command.arg(repository().join("charts/railbind")).args(args);
@@ -44,7 +44,7 @@ fn objects(text: &str) -> Result<Objects> {
     Ok(objects)
 }
 
-fn same(kustomize: &Objects, helm: &Objects) {
+pub(crate) fn same(kustomize: &Objects, helm: &Objects) {
     let names = |objects: &Objects| objects.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(kustomize), names(helm));
     for (name, object) in kustomize {
@@ -65,7 +65,7 @@ async fn the_chart_renders_what_the_base_renders() {
 
 #[tokio::test]
 async fn the_charts_examples_render_what_the_overlays_render() {
-    for overlay in ["dev", "ha", "policy-engine", "certificate-secret", "cert-manager"] {
+    for overlay in ["dev", "ha", "policy-engine", "certificate-secret", "cert-manager", "selftest"] {
         let values = repository().join(format!("charts/railbind/examples/{overlay}.yaml"));
         let args = ["--set", "namespace.create=true", "--values", values.to_str().unwrap()];
         let kustomize = kustomize(&format!("overlays/{overlay}")).await.unwrap();
@@ -84,6 +84,12 @@ async fn values_that_make_no_sense_are_refused() {
         ("webhook.extraArgs={drain}", "extraArgs"),
         ("certificates.mode=vault", "mode"),
         ("certificates.issuer.name=x", "issuer"),
+        ("agent.selftest.nodeLabel=gpu", "nodeLabel"),
+        ("agent.selftest.rdmaResource=hca", "rdmaResource"),
+        ("agent.selftest.memoryLimit=lots", "memoryLimit"),
+        ("agent.selftest.gpu.runtimeClassName=NVIDIA", "runtimeClassName"),
+        ("agent.selftest.ucx.volume.emptyDir.medium=Memory", "emptyDir"),
+        ("agent.selftest.ucx.folder=/lib", "folder"),
     ] {
         let refused = helm(&["--set", value]).await.expect_err(value).to_string();
         assert!(
@@ -162,18 +168,33 @@ async fn a_certificate_of_somebody_elses_needs_no_right_to_secrets() {
     }
 }
 
+/// An overlay that somebody wrote beside ours: kustomize reads no files from elsewhere, so ours are copied.
+pub(crate) struct Mine {
+    pub(crate) path: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Mine {
+    pub(crate) async fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir_in(repository().join("target")).unwrap();
+        let manifests = repository().join("manifests");
+        let copied = Command::new("cp").arg("-r").arg(manifests).arg(folder.path()).status().await.unwrap();
+        assert!(copied.success());
+        let mine = folder.path().join("manifests/mine");
+        std::fs::create_dir(&mine).unwrap();
+        std::fs::write(mine.join("kustomization.yaml"), text).unwrap();
+        Self { path: mine.to_str().unwrap().to_owned(), _folder: folder }
+    }
+}
+
 /// A person's overlay of several components, and the same values.
 #[tokio::test]
 async fn components_go_together() {
-    let folder = tempfile::tempdir_in(repository().join("target")).unwrap();
-    let manifests = repository().join("manifests").display().to_string();
-    let copied = Command::new("cp").arg("-r").arg(&manifests).arg(folder.path()).status().await.unwrap();
-    assert!(copied.success());
-    let mine = folder.path().join("manifests/mine");
-    std::fs::create_dir(&mine).unwrap();
-    let text = "resources: [../overlays/ha]\ncomponents: [../components/certificate-secret, ../components/client-ca]\n";
-    std::fs::write(mine.join("kustomization.yaml"), text).unwrap();
-    let mut kustomize = kustomize(mine.to_str().unwrap()).await.unwrap();
+    let mine = Mine::new(
+        "resources: [../overlays/ha]\ncomponents: [../components/certificate-secret, ../components/client-ca]\n",
+    )
+    .await;
+    let mut kustomize = kustomize(&mine.path).await.unwrap();
     let ha = repository().join("charts/railbind/examples/ha.yaml");
     let set = "namespace.create=true,certificates.mode=secret,certificates.clientCaConfigMap=railbind-client-ca";
     let mut helm = helm(&["--set", set, "--values", ha.to_str().unwrap()]).await.unwrap();
@@ -205,7 +226,7 @@ async fn an_issuer_of_yours_takes_the_place_of_ours() {
 
 #[tokio::test]
 async fn pods_have_no_privilege_that_they_do_not_need() {
-    for overlay in ["base", "dev", "ha", "policy-engine", "certificate-secret", "cert-manager"] {
+    for overlay in ["base", "dev", "ha", "policy-engine", "certificate-secret", "cert-manager", "selftest"] {
         let overlay = &if overlay == "base" { overlay.to_owned() } else { format!("overlays/{overlay}") };
         let objects = kustomize(overlay).await.unwrap();
         for (name, host) in [("Deployment/railbind-webhook", false), ("DaemonSet/railbind-agent", true)] {
