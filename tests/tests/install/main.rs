@@ -10,6 +10,7 @@ mod lifecycle;
 mod monitoring;
 mod render;
 mod security;
+mod selftest;
 mod taint;
 mod trace;
 
