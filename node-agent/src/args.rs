@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -10,7 +14,7 @@ use policies::selftest::{Limits, Memory, Op, Settings, Size, Sizes};
 
 use crate::{
     probe, run,
-    selftest::{self, tester::Config},
+    selftest::{self, devices::Devices, tester::Config},
     survey, uninstall,
 };
 
@@ -285,7 +289,7 @@ pub struct SelftestArgs {
 
 impl SelftestArgs {
     /// What the self-test goes by.
-    pub fn config(&self, node: &str, ucx_folders: &[PathBuf]) -> Config {
+    pub fn config(&self, node: &str, root: &Path, ucx_folders: &[PathBuf]) -> Config {
         let sizes = self.sizes.0.clone();
         let most = sizes.iter().copied().max().unwrap_or_default();
         let settings = Settings::default();
@@ -308,6 +312,7 @@ impl SelftestArgs {
                 share: self.share,
             },
             sizes,
+            devices: Devices::of(root),
             ucx_folders: ucx_folders.to_vec(),
         }
     }
@@ -391,7 +396,7 @@ mod tests {
             };
         assert!(!parse(&[]).selftest);
         let on = parse(&["--selftest=on", "--selftest-share=0.5"]);
-        let config = on.config("n", &[]);
+        let config = on.config("n", Path::new("/"), &[]);
         assert!(on.selftest && config.settings.enabled);
         assert!((config.limits.share - 0.5).abs() < 1e-9);
         assert!(config.limits.buffer_bytes > config.sizes.iter().copied().max().unwrap());

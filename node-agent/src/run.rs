@@ -78,7 +78,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let shipped = shipped(profiles.as_deref())?;
     let profiles = InForce::following(shipped, client.clone(), profiles_period, taken, metrics.clone());
     let testing = if selftest.selftest {
-        Some(start(&selftest, &node_name, &ucx_folders, &profiles, &client, tested).await?)
+        Some(start(&selftest, &node_name, (&root, &ucx_folders), &profiles, &client, tested).await?)
     } else {
         None
     };
@@ -131,7 +131,7 @@ fn shipped(folder: Option<&Path>) -> anyhow::Result<Profiles> {
 async fn start(
     args: &SelftestArgs,
     node: &str,
-    ucx_folders: &[PathBuf],
+    (root, ucx_folders): (&Path, &[PathBuf]),
     profiles: &InForce,
     client: &Client,
     metrics: selftest::metrics::Metrics,
@@ -147,7 +147,7 @@ async fn start(
     let listening = listener.address().context("the self-test's own address")?;
     let listening = args.address.unwrap_or(listening);
     tracing::info!(address = %listening, certificate = %identity.fingerprint(), "listening for self-tests");
-    let config = args.config(node, ucx_folders);
+    let config = args.config(node, root, ucx_folders);
     let members = Members::new(client.clone());
     let tester = Tester::new(config, profiles.clone(), identity, members, listening, gate, metrics);
     Ok((listener, Arc::new(tester)))

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod child;
+pub mod devices;
 pub mod duty;
 pub mod gate;
 pub mod gpus;

@@ -26,6 +26,7 @@ pub struct Metrics {
     latency: Family<Texts<4>, Figure>,
     members: Gauge,
     gpus_busy: Gauge,
+    shut_out: Gauge,
     profiles: Family<Texts<2>, Gauge>,
 }
 
@@ -66,6 +67,11 @@ impl Metrics {
             self.gpus_busy.clone(),
         );
         registry.register(
+            "shut_out",
+            "1 where the agent's container cannot open the devices that a test opens: nothing is tested",
+            self.shut_out.clone(),
+        );
+        registry.register(
             "profile_qualified",
             "Whether a profile did what it promises, by profile and set",
             self.profiles.clone(),
@@ -90,6 +96,11 @@ impl Metrics {
     /// Whether somebody computed when it was asked last.
     pub fn gpus(&self, busy: bool) {
         self.gpus_busy.set(i64::from(busy));
+    }
+
+    /// Whether the container cannot open what a test opens.
+    pub fn shut_out(&self, is: bool) {
+        self.shut_out.set(i64::from(is));
     }
 
     /// Takes over the state.

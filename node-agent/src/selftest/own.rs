@@ -31,6 +31,8 @@ pub(super) struct Own {
     pub(super) ucx: Option<Version>,
     pub(super) facts: String,
     pub(super) requested: Option<String>,
+    /// Why this container cannot open what a test opens.
+    pub(super) shut_out: Option<String>,
     /// When these facts were seen first.
     pub(super) since: Instant,
 }
@@ -78,6 +80,7 @@ impl Own {
             ucx: ucx.and_then(|ucx| ucx.library.known()?.as_ref()?.version.parse().ok()),
             facts,
             requested: annotations.and_then(|all| all.get(annotation::SELFTEST_REQUESTED)).cloned(),
+            shut_out: None,
             since: Instant::now(),
         })
     }

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 
 use super::{
     child::Transfer,
+    devices::Devices,
     gate::Gate,
     gpus::Gpus,
     members::{Member, Members},
@@ -47,6 +48,8 @@ pub struct Config {
     pub limits: Limits,
     /// Sizes in bytes.
     pub sizes: Vec<u64>,
+    /// What transfers open.
+    pub devices: Devices,
     /// Where UCX is taken from.
     pub ucx_folders: Vec<PathBuf>,
 }
@@ -138,7 +141,9 @@ impl Tester {
     /// Takes over a survey, and what the Node says beside it.
     pub fn surveyed(&self, survey: &Survey, node: &Node) {
         let mut own = Own::read(&self.config.node, survey, node, &self.profiles.current());
-        if let Some(own) = &own {
+        if let Some(own) = &mut own {
+            own.shut_out = self.config.devices.shut_out(survey);
+            self.metrics.shut_out(own.shut_out.is_some());
             // An agent that has just started may be called before it has anything to test itself.
             self.members.belong_to(&own.domain);
         }
@@ -149,6 +154,10 @@ impl Tester {
             own.since = before.since;
         }
         let changed = state.own.as_deref() != own.as_ref();
+        let shut_out = |own: Option<&Own>| own.and_then(|own| own.shut_out.clone());
+        if let Some(why) = shut_out(own.as_ref()).filter(|_| shut_out(state.own.as_deref()).is_none()) {
+            tracing::warn!(why, "no self-test: it would be about this container, and not about the node");
+        }
         state.own = own.map(Arc::new);
         state.endpoint = advertised(self.listening, node);
         let labels = node.metadata.labels.as_ref().and_then(|labels| labels.get(label::SELFTEST));
@@ -213,6 +222,7 @@ impl Tester {
         Gates {
             unsettled: own.since.elapsed() < settle || candidates.is_empty(),
             soft_refused: candidates.first().is_some_and(|first| own.soft && !first.profile.spec.when.soft),
+            shut_out: own.shut_out.clone(),
             // Asked of NVML only when a session would begin: a process each time.
             gpus_busy: None,
             in_session: self.gate.is_busy(),

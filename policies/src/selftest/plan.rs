@@ -74,6 +74,8 @@ pub struct Gates {
     pub unsettled: bool,
     /// The only RDMA is in software, and no profile in force allows it: there is nothing to prove.
     pub soft_refused: bool,
+    /// Why the agent's own container cannot open what a test opens: a result would say nothing of the node.
+    pub shut_out: Option<String>,
     /// Who computes on GPUs here, as NVML says: "GPU 0: 2 compute processes, 87 %". `None`: nobody, or it is not known.
     pub gpus_busy: Option<String>,
     /// A session is in progress, as either end.
@@ -106,6 +108,8 @@ pub enum Skip {
     Unsettled,
     /// Only software RDMA, which no profile allows.
     SoftRdma,
+    /// The agent's container cannot open what a test opens; with why.
+    ShutOut(String),
     /// Nothing to find out yet.
     NotDue,
     /// GPUs compute; with who says so.
@@ -183,7 +187,7 @@ pub fn admit(
     caller: &str,
     requested: bool,
 ) -> Result<(), Refusal> {
-    if !settings.enabled || gates.soft_refused {
+    if !settings.enabled || gates.soft_refused || gates.shut_out.is_some() {
         return Err(Refusal::Off);
     }
     if view.members.binary_search_by(|name| name.as_str().cmp(caller)).is_err() {
@@ -276,6 +280,9 @@ pub fn next(
     }
     if gates.soft_refused {
         return wait(settings.period_seconds, Skip::SoftRdma);
+    }
+    if let Some(why) = &gates.shut_out {
+        return wait(settings.period_seconds, Skip::ShutOut(why.clone()));
     }
     if gates.unsettled {
         return next_round(Skip::Unsettled);

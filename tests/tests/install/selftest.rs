@@ -1,6 +1,10 @@
 //! The self-test as a platform team turns it on: what its agents have more than the others, where they run, and docs/selftest.md.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -122,7 +126,7 @@ async fn its_arguments_are_the_agents_and_its_figures_the_pages() {
         .push(json!("--selftest-size=1M"));
     assert!(run(&wrong).unwrap_err().to_string().contains("--selftest-size"), "the parser takes anything");
 
-    let (page, prose, config) = (page(), prose(), args.selftest.config("node", &[]));
+    let (page, prose, config) = (page(), prose(), args.selftest.config("node", Path::new("/"), &[]));
     let (settings, limits) = (config.settings, config.limits);
     let largest = config.sizes.iter().max().unwrap() >> 20;
     for said in [

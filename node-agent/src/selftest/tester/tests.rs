@@ -1,4 +1,5 @@
 use std::{
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::Instant,
 };
@@ -36,6 +37,7 @@ fn node(name: &str, identity: Identity, gate: Gate, members: Endpoints<'_>) -> T
         settings: Settings { recovery_seconds: 300.0, ..Settings::default() },
         limits: Limits { deadline_seconds: 4.0, stall_seconds: 4.0, ..Limits::default() },
         sizes: vec![4096],
+        devices: Devices::of(Path::new("/")),
         ucx_folders: Vec::new(),
     };
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
@@ -67,6 +69,7 @@ fn node(name: &str, identity: Identity, gate: Gate, members: Endpoints<'_>) -> T
         ucx: None,
         facts: "facts".into(),
         requested: None,
+        shut_out: None,
         since: Instant::now().checked_sub(Duration::from_mins(1)).unwrap(),
     };
     {
@@ -134,6 +137,15 @@ async fn idle_and_unknown_gpus_keep_nobody_out_and_none_are_not_asked_for() {
     let (none, asked) = tester(&["a"], Some(9));
     change(&none, |own| own.gpus = false);
     assert_eq!((refused(&none, "a").await.0, asked.load(Ordering::SeqCst)), (Reason::Terms, 0));
+}
+
+#[tokio::test]
+async fn a_container_without_the_devices_tests_nothing_and_lets_nobody_in() {
+    let (tester, asked) = tester(&["a"], Some(0));
+    change(&tester, |own| own.shut_out = Some("no /dev/infiniband".into()));
+    tester.step().await;
+    assert_eq!((tester.status().sweep, asked.load(Ordering::SeqCst)), (None, 0));
+    assert_eq!(refused(&tester, "a").await.0, Reason::NotNow);
 }
 
 #[tokio::test]

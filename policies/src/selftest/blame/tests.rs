@@ -1,5 +1,9 @@
 use super::*;
-use crate::selftest::{Integrity, Next, Pace, Skip, plan::next, publish};
+use crate::selftest::{
+    Integrity, Next, Pace, Refusal, Skip,
+    plan::{self, next},
+    publish,
+};
 
 const ME: &str = "b";
 
@@ -208,6 +212,9 @@ fn gates_are_values() {
     let settings = Settings::default();
     assert_eq!(why(&gates(), &Settings { enabled: false, ..settings }), Skip::Off);
     assert_eq!(why(&Gates { soft_refused: true, ..gates() }, &settings), Skip::SoftRdma);
+    let shut_out = Gates { shut_out: Some("no /dev/infiniband".into()), ..gates() };
+    assert_eq!(why(&shut_out, &settings), Skip::ShutOut("no /dev/infiniband".into()));
+    assert_eq!(case.view(|view| plan::admit(&settings, view, &shut_out, "a", true)), Err(Refusal::Off));
     assert_eq!(why(&Gates { unsettled: true, ..gates() }, &settings), Skip::Unsettled);
     assert_eq!(why(&Gates { in_session: true, ..gates() }, &settings), Skip::InSession);
     let busy = Gates { gpus_busy: Some("python3 uses gpu0".into()), ..gates() };
