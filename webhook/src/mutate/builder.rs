@@ -172,6 +172,24 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_set_twice_is_one_operation_and_elements_are_one_each() {
+        let patch = built(&json!({"spec": {"own": []}}), |builder| {
+            builder.set("/spec", "a", json!(1)).unwrap();
+            builder.set("/spec", "a", json!(2)).unwrap();
+            builder.push("/spec/own", json!(3)).unwrap();
+            builder.push("/spec/own", json!(3)).unwrap();
+        });
+        assert_eq!(
+            patch,
+            json!([
+                {"op": "add", "path": "/spec/a", "value": 2},
+                {"op": "add", "path": "/spec/own/-", "value": 3},
+                {"op": "add", "path": "/spec/own/-", "value": 3},
+            ])
+        );
+    }
+
+    #[test]
     fn what_lies_below_something_of_the_user_is_an_operation_of_its_own() {
         let patch = built(&json!({"spec": {"own": [{"f": null}], "none": null}}), |builder| {
             builder.push("/spec/own", json!({})).unwrap();
