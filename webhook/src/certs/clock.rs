@@ -3,6 +3,16 @@
 
 use std::time::{Duration, SystemTime};
 
+use axum::http::{HeaderMap, StatusCode, header::DATE};
+use k8s_openapi::jiff::fmt::rfc2822::DateTimeParser;
+use kube::{
+    Api, Resource,
+    api::GetParams,
+    client::Body,
+    core::{Request, Status},
+};
+use serde::de::DeserializeOwned;
+
 /// A difference up to this is none: an answer has the time in whole seconds and takes a while.
 const TOLERANCE: Duration = Duration::from_mins(1);
 
@@ -32,11 +42,13 @@ impl Clock {
         self.off.apply((self.ours)())
     }
 
-    /// The API server has just said that it is `theirs`; `None` where its answer did not say.
-    pub(super) fn heard(&mut self, theirs: Option<SystemTime>) {
-        let Some(theirs) = theirs else { return };
+    /// The API server has just said that it is `theirs`; `None` where its answer did not say. Whether that is another time than
+    /// [`Self::now`] was.
+    pub(super) fn heard(&mut self, theirs: Option<SystemTime>) -> bool {
+        let Some(theirs) = theirs else { return false };
         let off = Off::between((self.ours)(), theirs);
-        if self.off != off {
+        let news = self.off != off;
+        if news {
             match off {
                 Off::Add(Duration::ZERO) => tracing::info!("our clock agrees with the API server's again"),
                 Off::Add(by) => {
@@ -48,7 +60,35 @@ impl Clock {
             }
         }
         self.off = off;
+        news
     }
+}
+
+/// An object as `get_opt` gives it, and the API server's time as it answered, which that does not give.
+pub(super) async fn get<K: Resource + Clone + DeserializeOwned>(
+    api: &Api<K>,
+    name: &str,
+) -> kube::Result<(Option<K>, Option<SystemTime>)> {
+    let request = Request::new(api.resource_url()).get(name, &GetParams::default());
+    let request = request.map_err(kube::Error::BuildRequest)?.map(Body::from);
+    let answer = api.clone().into_client().send(request).await?;
+    let (status, time) = (answer.status(), date(answer.headers()));
+    let body = answer.into_body().collect_bytes().await?;
+    if status.is_success() {
+        return Ok((Some(serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?), time));
+    }
+    if status == StatusCode::NOT_FOUND {
+        return Ok((None, time));
+    }
+    // What stands between us and the API server answers in its own words.
+    let plain = || Status::failure(&String::from_utf8_lossy(&body), "").with_code(status.as_u16());
+    Err(kube::Error::Api(serde_json::from_slice(&body).unwrap_or_else(|_| plain()).boxed()))
+}
+
+/// The time of an answer, in whole seconds (RFC 9110); `None` where it has none that makes sense.
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    Some(DateTimeParser::new().parse_timestamp(text).ok()?.into())
 }
 
 impl Off {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     Authority, Bundle, CertError, Clients, Lives, Registered, Serving, ca,
+    clock::{self, Clock},
     files::{FilesError, Need, Pair, Texts},
     overlap::{Certified, Overlap},
 };
@@ -68,7 +69,7 @@ pub struct Outside {
     registered: watch::Receiver<Option<Registered>>,
     check: Check,
     metrics: Metrics,
-    pub(super) clock: fn() -> SystemTime,
+    clock: Clock,
 }
 
 impl Outside {
@@ -87,7 +88,7 @@ impl Outside {
         let leaf = Authority::generate(now, lives.ca)?.issue(&names, now, lives.leaf, clients.as_ref())?;
         let tls = RustlsConfig::from_config(leaf.config);
         let (serving, bundle, registered) = Serving::new(tls.clone());
-        let clock = SystemTime::now;
+        let clock = Clock::new(SystemTime::now);
         Ok((Self { source, lives, clients, api, tls, bundle, registered, check, metrics, clock }, serving))
     }
 
@@ -96,14 +97,19 @@ impl Outside {
         let mut overlap = Overlap::new(self.lives.grace);
         // Whoever is registered already may be called before the API server can be asked.
         if let Ok(Some(pair)) = self.look(&overlap).await? {
-            overlap.found(pair, (self.clock)());
+            overlap.found(pair, self.clock.now());
             self.serve(&overlap);
         }
-        overlap.inherit(self.known().await, (self.clock)());
+        let known = self.known().await;
+        overlap.inherit(known, self.clock.now());
         let mut last: Option<FilesError> = None;
         loop {
-            let found = self.look(&overlap).await?;
-            let now = (self.clock)();
+            let mut found = self.look(&overlap).await?;
+            // Our clock may have jumped: the API server's says whether it is that.
+            if found.is_err() && self.hear().await {
+                found = self.look(&overlap).await?;
+            }
+            let now = self.clock.now();
             let trouble = match found {
                 Ok(Some(pair)) => {
                     overlap.found(pair, now);
@@ -151,7 +157,7 @@ impl Outside {
             Ok(texts) => texts,
             Err(error) => return Ok(Err(error)),
         };
-        let now = (self.clock)();
+        let now = self.clock.now();
         // What waits, or is over, is judged again: time may have changed it.
         let is_in_use = |pair: &Pair| pair.is_of(&texts) && !pair.validity().is_over(now);
         if !overlap.is_waiting() && overlap.serving().is_some_and(is_in_use) {
@@ -195,15 +201,24 @@ impl Outside {
         registered.map(|registered| registered.since.elapsed())
     }
 
+    /// Asks the API server for its time. Whether it is another than ours was taken for.
+    async fn hear(&mut self) -> bool {
+        let answer = call(clock::get(&self.api, &self.source.configuration)).await;
+        answer.is_ok_and(|(_, theirs)| self.clock.heard(theirs))
+    }
+
     /// The CAs that the configuration names now. Waits for the API server: without it nothing can be registered either.
-    async fn known(&self) -> Vec<String> {
+    async fn known(&mut self) -> Vec<String> {
         if self.source.bundle == CaBundle::Injected {
             return Vec::new();
         }
         let mut backoff = Backoff::default();
         loop {
-            match call(self.api.get_opt(&self.source.configuration)).await {
-                Ok(live) => return live.map(|live| bundles(&live)).unwrap_or_default(),
+            match call(clock::get(&self.api, &self.source.configuration)).await {
+                Ok((live, theirs)) => {
+                    self.clock.heard(theirs);
+                    return live.map(|live| bundles(&live)).unwrap_or_default();
+                }
                 // Whoever may not read it may not register; that is said there.
                 Err(ApiError::Refused(_)) => return Vec::new(),
                 Err(error) => {

@@ -6,17 +6,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use axum::http::{HeaderMap, StatusCode, header::DATE};
-use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::fmt::rfc2822::DateTimeParser};
-use kube::{
-    Api,
-    api::{GetParams, PostParams},
-    client::Body,
-    core::{ObjectMeta, Request, Status},
-};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Api, api::PostParams, core::ObjectMeta};
 use policies::names::WEBHOOK_MANAGER;
 
-use super::{Authority, CertError, ca::certificates, rotation::Phase};
+use super::{Authority, CertError, ca::certificates, clock, rotation::Phase};
 use crate::retry::{ApiError, call};
 
 /// Its name, in our own namespace.
@@ -152,25 +146,7 @@ impl Store {
 
     /// What is there, and the API server's time as it answered.
     pub async fn get(&self) -> Result<(Option<Secret>, Option<SystemTime>), SecretError> {
-        call(self.ask()).await.map_err(|error| failed("read", error))
-    }
-
-    /// As `get_opt`, which does not give the answer's head.
-    async fn ask(&self) -> kube::Result<(Option<Secret>, Option<SystemTime>)> {
-        let request = Request::new(self.0.resource_url()).get(SECRET, &GetParams::default());
-        let request = request.map_err(kube::Error::BuildRequest)?.map(Body::from);
-        let answer = self.0.clone().into_client().send(request).await?;
-        let (status, time) = (answer.status(), date(answer.headers()));
-        let body = answer.into_body().collect_bytes().await?;
-        if status.is_success() {
-            return Ok((Some(serde_json::from_slice(&body).map_err(kube::Error::SerdeError)?), time));
-        }
-        if status == StatusCode::NOT_FOUND {
-            return Ok((None, time));
-        }
-        // What stands between us and the API server answers in its own words.
-        let plain = || Status::failure(&String::from_utf8_lossy(&body), "").with_code(status.as_u16());
-        Err(kube::Error::Api(serde_json::from_slice(&body).unwrap_or_else(|_| plain()).boxed()))
+        call(clock::get(&self.0, SECRET)).await.map_err(|error| failed("read", error))
     }
 
     /// Writes this in the place of what was read (`None`: there was nothing). False where another was faster: read again.
@@ -192,12 +168,6 @@ impl Store {
             Err(error) => Err(failed(what, error)),
         }
     }
-}
-
-/// The time of an answer, in whole seconds (RFC 9110); `None` where it has none that makes sense.
-fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    let text = headers.get(DATE)?.to_str().ok()?;
-    Some(DateTimeParser::new().parse_timestamp(text).ok()?.into())
 }
 
 fn failed(what: &'static str, error: ApiError) -> SecretError {

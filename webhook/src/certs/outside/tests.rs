@@ -11,7 +11,7 @@ use super::{
         testing::{Outsider, mount},
         tests::{CONFIG, DAY, NAME, clock, registrar, shakes},
     },
-    CaBundle, Duration, Lives, Metrics, Outside, Source, SystemTime,
+    CaBundle, Clock, Duration, Lives, Metrics, Outside, Source, SystemTime,
 };
 use crate::{register::Registrar, testing::ApiServer};
 
@@ -24,6 +24,11 @@ struct Replica {
 
 impl Replica {
     fn start(server: &ApiServer, folder: &Path, bundle: CaBundle) -> Self {
+        Self::start_by(clock, server, folder, bundle)
+    }
+
+    /// With this clock.
+    fn start_by(ours: fn() -> SystemTime, server: &ApiServer, folder: &Path, bundle: CaBundle) -> Self {
         let (readiness, lives) = (Readiness::default(), Lives::default());
         let metrics = Metrics::register(&mut Registry::default());
         let source = Source { folder: folder.to_owned(), name: NAME.into(), bundle, configuration: "c".into() };
@@ -31,7 +36,7 @@ impl Replica {
         let (outside, serving) = Outside::new(source, lives, None, server.all(), check, metrics.clone()).unwrap();
         let check = readiness.check("registration");
         let registrar = Registrar { check, metrics, ..registrar(server, &serving, lives) };
-        let outside = Outside { clock, ..outside };
+        let outside = Outside { clock: Clock::new(ours), ..outside };
         let tasks = [tokio::spawn(async move { outside.run().await.unwrap() }), tokio::spawn(registrar.keep())];
         Self { serving, readiness, tasks }
     }
@@ -58,6 +63,26 @@ fn bundle(server: &ApiServer) -> String {
     let field = config["webhooks"][0]["clientConfig"]["caBundle"].clone();
     serde_json::from_value::<k8s_openapi::ByteString>(field)
         .map_or_else(|_| String::new(), |bytes| String::from_utf8(bytes.0).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumped_changes_nothing_where_the_api_server_says_its_time() {
+    for (ours, bundle) in [
+        ((|| clock() + 400 * DAY) as fn() -> SystemTime, CaBundle::Directory),
+        (|| clock() - 400 * DAY, CaBundle::Directory),
+        (|| clock() + 400 * DAY, CaBundle::Injected),
+    ] {
+        let (server, folder, ca) = (ApiServer::start(), tempfile::tempdir().unwrap(), Outsider::new("a"));
+        server.says_time(clock);
+        put(folder.path(), "1", &ca, 90 * DAY);
+        let replica = Replica::start_by(ours, &server, folder.path(), bundle);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let first = replica.serving.tls.get_inner();
+        assert!(shakes(&replica.serving, &ca.pem), "{bundle:?}: {}", replica.readiness.report());
+        put(folder.path(), "2", &ca, 90 * DAY);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(!Arc::ptr_eq(&first, &replica.serving.tls.get_inner()), "{}", replica.readiness.report());
+    }
 }
 
 #[tokio::test(start_paused = true)]
