@@ -51,6 +51,9 @@ pub struct SurveyArgs {
     /// Directory that holds `sys`, `proc`, `dev` and `etc`: `/` for this machine, or a copy or mount of another's.
     #[arg(long, default_value = "/")]
     pub root: PathBuf,
+    /// Folder of further TransportProfiles (*.yaml); one takes the place of the embedded one of its name.
+    #[arg(long, value_name = "DIR")]
+    pub profiles: Option<PathBuf>,
     /// Print JSON: `{"labels": …, "facts": …, "problems": […]}`.
     #[arg(long)]
     pub json: bool,

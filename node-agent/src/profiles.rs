@@ -5,13 +5,16 @@
 //! last one is older than a minute, from the API server's cache. Whatever the API server says or does not say, what was in force stays.
 
 use std::{
+    fs,
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use daemon::Check;
 use kube::Client;
-use policies::profile::{Objects, Profiles};
+use policies::profile::{Objects, Profiles, TransportProfile};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
@@ -27,6 +30,22 @@ const PATH: &str = "/apis/railbind.dev/v1alpha1/transportprofiles?resourceVersio
 const FRESH: Duration = Duration::from_mins(1);
 /// For an answer. A session and the first survey wait for it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The profiles that ship in the program, and those of a folder in the place of those that have their names.
+pub fn shipped(folder: Option<&Path>) -> anyhow::Result<Profiles> {
+    let embedded = Profiles::embedded()?;
+    let Some(folder) = folder else { return Ok(embedded) };
+    let reading = || format!("reading the profiles in {}", folder.display());
+    let mut own = Vec::new();
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            own.push(TransportProfile::parse(&path.display().to_string(), &text)?);
+        }
+    }
+    Ok(embedded.overridden_by(own))
+}
 
 /// The profiles in force, for all who read them, and who asks for the cluster's own. Clones share them.
 #[derive(Clone)]

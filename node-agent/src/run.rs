@@ -1,7 +1,6 @@
 //! `railbind-agent run`: a turn on start, on change and at a period; what failed is tried again.
 
 use std::{
-    fs,
     hash::{BuildHasher, RandomState},
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,14 +10,13 @@ use std::{
 use anyhow::Context;
 use daemon::{Check, Readiness, Shutdown, admin};
 use kube::{Api, Client};
-use policies::profile::{Profiles, TransportProfile};
 use prometheus_client::registry::Registry;
 
 use crate::{
     args::{RunArgs, SelftestArgs},
     events::Events,
     metrics::Metrics,
-    profiles::InForce,
+    profiles::{self, InForce},
     selftest::{
         self,
         duty::Callee,
@@ -75,7 +73,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     admin::serve(&admin, admin::router(readiness, Arc::new(registry))).await?;
 
     let client = client().await.context("finding the API server: set KUBECONFIG, or run in a pod")?;
-    let shipped = shipped(profiles.as_deref())?;
+    let shipped = profiles::shipped(profiles.as_deref())?;
     let profiles = InForce::following(shipped, client.clone(), profiles_period, taken, metrics.clone());
     let testing = if selftest.selftest {
         Some(start(&selftest, &node_name, (&root, &ucx_folders), &profiles, &client, tested).await?)
@@ -109,22 +107,6 @@ async fn client() -> anyhow::Result<Client> {
     // From when something was asked, not from the last answer.
     config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
-}
-
-/// The profiles that ship in the program, and those of a folder in the place of those that have their names.
-fn shipped(folder: Option<&Path>) -> anyhow::Result<Profiles> {
-    let embedded = Profiles::embedded()?;
-    let Some(folder) = folder else { return Ok(embedded) };
-    let reading = || format!("reading the profiles in {}", folder.display());
-    let mut own = Vec::new();
-    for entry in fs::read_dir(folder).with_context(reading)? {
-        let path = entry.with_context(reading)?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            own.push(TransportProfile::parse(&path.display().to_string(), &text)?);
-        }
-    }
-    Ok(embedded.overridden_by(own))
 }
 
 /// The self-test's listener, and what it works with.

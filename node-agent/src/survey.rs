@@ -14,7 +14,7 @@ use policies::{
 use serde::Serialize;
 use sysfs::{Cache, Root};
 
-use crate::{args::SurveyArgs, probe::Probed, selftest::tester::Shown};
+use crate::{args::SurveyArgs, probe::Probed, profiles::shipped, selftest::tester::Shown};
 
 /// What a survey found.
 #[derive(Debug, Clone)]
@@ -114,7 +114,7 @@ pub fn open(root: &Path) -> anyhow::Result<Root> {
 
 /// `railbind-agent survey`.
 pub fn print(args: &SurveyArgs) -> anyhow::Result<()> {
-    let profiles = Profiles::embedded()?;
+    let profiles = shipped(args.profiles.as_deref())?;
     let found = survey(&open(&args.root)?, &profiles, None);
     let text = if args.json {
         let output = Output {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use node_agent::survey;
@@ -56,4 +57,22 @@ fn machines() {
         let labels = labels.into_iter().map(|(key, value)| (key.trim_start_matches("railbind.dev/").to_owned(), value));
         assert_eq!((&Expected { labels: labels.collect(), problems }), expected, "{name}");
     }
+}
+
+#[test]
+fn a_survey_goes_by_profiles_of_your_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = include_str!("../../policies/profiles/guide/infiniband-gpudirect.yaml");
+    let own = shipped.replace("name: infiniband-gpudirect", "name: house-ib").replace("priority: 600", "priority: 900");
+    fs::write(folder.path().join("house-ib.yaml"), own).unwrap();
+    let survey = |args: &[&str]| {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_railbind-agent"));
+        agent.args(["survey", "--json", "--root"]).arg(fixtures().join("ib-ndr-gdr")).args(args);
+        let output = agent.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["labels"]["railbind.dev/profile"].clone()
+    };
+    assert_eq!(survey(&[]), "infiniband-gpudirect");
+    assert_eq!(survey(&["--profiles", folder.path().to_str().unwrap()]), "house-ib");
 }

@@ -117,6 +117,9 @@ pub struct ExplainArgs {
     /// Nodes to choose among, YAML or JSON (`kubectl get nodes -o yaml`)
     #[arg(long, value_name = "FILE")]
     pub nodes: Option<PathBuf>,
+    /// TransportProfiles in the place of the shipped ones of their names, YAML or JSON (`kubectl get transportprofiles -o yaml`)
+    #[arg(long, value_name = "FILE")]
+    pub profiles: Option<PathBuf>,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

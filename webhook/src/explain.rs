@@ -10,7 +10,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use policies::{node_map::NodeMap, profile::Profiles, reference::Reference};
+use policies::{
+    node_map::NodeMap,
+    profile::{Profiles, TransportProfile},
+    reference::Reference,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,7 +29,11 @@ use crate::{
 /// # Errors
 /// A file that cannot be read or holds no pod; the text says which and what to give.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
-    let profiles = Profiles::embedded()?;
+    let shipped = Profiles::embedded()?;
+    let profiles = match &args.profiles {
+        Some(file) => shipped.overridden_by(read_profiles(file)?),
+        None => shipped,
+    };
     let nodes = match &args.nodes {
         Some(file) => read_nodes(file)?,
         None => NodeMap::default(),
@@ -131,6 +139,13 @@ pub fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
         found.push(nodes::view(&node));
     }
     Ok(found.into_iter().collect())
+}
+
+/// Profiles of a file, as `kubectl get transportprofiles -o yaml` prints them.
+fn read_profiles(file: &Path) -> anyhow::Result<Vec<TransportProfile>> {
+    let objects = objects(file)?;
+    let read = objects.iter().map(TransportProfile::of_object).collect::<Result<_, _>>();
+    read.with_context(|| file.display().to_string())
 }
 
 /// Pods of a file: bare ones, and the pods that a workload would make.

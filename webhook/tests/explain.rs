@@ -63,6 +63,25 @@ fn each_variable_is_explained_also_in_a_list_that_the_pod_did_not_have() {
 }
 
 #[test]
+fn the_clusters_own_profiles_are_in_the_place_of_the_shipped_ones() {
+    let file = |tls: &str| {
+        let profile = include_str!("../../policies/profiles/guide/roce-gpudirect.yaml");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), profile.replace("rc_x,rc,dc_x,dc,cuda_copy,cuda_ipc", tls)).unwrap();
+        file
+    };
+    let pod = ["-f", "tests/pods/llmd-decode-sidecar.yaml", "--nodes", NODES, "--profiles"];
+    let own = file("rc,cuda_copy,cuda_ipc,self");
+    let output = explain(&[&pod[..], &[own.path().to_str().unwrap()]].concat(), "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(r#"{"name":"UCX_TLS","value":"rc,cuda_copy,cuda_ipc,self"}"#), "{text}");
+    let wrong = file("\", nonsense: \"");
+    let output = explain(&[&pod[..], &[wrong.path().to_str().unwrap()]].concat(), "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("nonsense"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_explained_is_said() {
     for (args, input, said) in [
         (&["-f", "-"][..], "kind: Service", "no Pod and no workload"),
