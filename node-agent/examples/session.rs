@@ -291,7 +291,7 @@ fn row(name: &str, of: &str, phase: &str, unit: &str, mut values: Vec<f64>) {
     values.sort_by(f64::total_cmp);
     let (Some(least), Some(most)) = (values.first(), values.last()) else { return };
     let spread = format!("{least:.2}–{most:.2}");
-    println!("{name:<7} {of:<13} {phase:<24} {unit:>4} {:>9.2} {spread:>19}", values[values.len() / 2]);
+    println!("{name:<7} {of:<14} {phase:<24} {unit:>4} {:>9.2} {spread:>19}", values[values.len() / 2]);
 }
 
 async fn table(name: &str, of: &str, kind: &Kind, rounds: usize) -> anyhow::Result<()> {
