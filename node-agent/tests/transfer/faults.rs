@@ -79,7 +79,7 @@ fn a_hung_peer_stalls_its_initiator_and_is_killed_at_its_deadline() {
 #[test]
 fn versions_that_do_not_reach_each_others_memory_say_so() {
     let [newest, old, new] = ["wheel.txt", "wheel-1.18.1.txt", "wheel-1.19.0.txt"].map(wheel);
-    let net = Net::new();
+    let net = Apart::net();
     let ours = distribution();
     for (initiator, target) in [(&ours, &newest), (&newest, &ours), (&old, &new), (&new, &old)] {
         let reports = Case::new("tcp", &PUT, &[4096]).with(initiator, target).on(&net).run();

@@ -33,50 +33,27 @@ fn wheel(pin: &str) -> PathBuf {
     String::from_utf8(output.stdout).unwrap().trim_end().into()
 }
 
-/// A network namespace with one interface besides lo: versions of UCX before 1.19 and after 1.20 do not meet on lo.
-struct Net {
+/// The interface of [`Apart::net`] besides lo.
+const INTERFACE: &str = "rb0";
+
+/// Namespaces of their own, for as long as this is kept.
+struct Apart {
+    kinds: &'static [&'static str],
     holder: Child,
     folder: TempDir,
 }
 
-impl Net {
-    const INTERFACE: &str = "rb0";
-
-    fn new() -> Self {
+impl Apart {
+    /// A network with one interface besides lo: versions of UCX before 1.19 and after 1.20 do not meet on lo.
+    fn net() -> Self {
         // UCX looks for interfaces in /sys, which shows those of the namespace that it was mounted in.
         let set_up = "mount -t sysfs none /sys && ip link set lo up && ip link add rb0 type veth peer name rb1 && ip addr add 10.77.0.1/24 dev rb0 \
             && ip link set rb0 up && ip link set rb1 up && echo ready && exec sleep infinity";
-        let mut holder = Command::new("unshare");
-        holder.args(["--user", "--map-root-user", "--mount", "--net", "sh", "-c", set_up]).stdout(Stdio::piped());
-        let mut holder = holder.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "a network namespace with a veth pair: are they allowed here?");
-        Self { holder, folder: tempfile::tempdir().unwrap() }
+        Self::set_up(&["--user", "--mount", "--net"], set_up, "a network namespace with a veth pair")
     }
 
-    /// A program that is the agent, in the namespace.
-    fn agent(&self) -> PathBuf {
-        let enter = "nsenter --user --mount --net --preserve-credentials";
-        entered(self.folder.path(), enter, &self.holder)
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
-
-/// A mount namespace as the manifests' container is: nothing can be written but /dev/shm, which is as small as a container runtime makes it.
-struct Sealed {
-    holder: Child,
-    folder: TempDir,
-}
-
-impl Sealed {
-    fn new() -> Self {
+    /// Mounts as the manifests' container has them: nothing can be written but /dev/shm, which is as small as a container runtime makes it.
+    fn sealed() -> Self {
         // Flags that came with a mount must stay with it.
         let set_up = r#"while read -r _ at _ has _; do
             flags=ro
@@ -89,37 +66,38 @@ impl Sealed {
         for folder in / /tmp /var/tmp /run /root /dev "$1"; do
             test ! -d "$folder" || ! touch "$folder/written" 2>/dev/null || exit 1
         done
-        touch /dev/shm/written && rm /dev/shm/written && echo sealed && exec sleep infinity"#;
+        touch /dev/shm/written && rm /dev/shm/written && echo ready && exec sleep infinity"#;
+        Self::set_up(&["--user", "--mount"], set_up, "a mount namespace without a place to write")
+    }
+
+    /// `script` says `ready` and stays; its first argument is the folder of what is kept beside.
+    fn set_up(kinds: &'static [&'static str], script: &str, what: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut holder = Command::new("unshare");
-        holder.args(["--user", "--map-root-user", "--mount", "sh", "-c", set_up, "sh"]).arg(folder.path());
+        holder.arg("--map-root-user").args(kinds).args(["sh", "-c", script, "sh"]).arg(folder.path());
         let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "sealed\n", "a mount namespace without a place to write: are they allowed here?");
-        Self { holder, folder }
+        assert_eq!(line, "ready\n", "{what}: are they allowed here?");
+        Self { kinds, holder, folder }
     }
 
     /// A program that is the agent, in there.
     fn agent(&self) -> PathBuf {
-        let enter = "nsenter --user --mount --preserve-credentials";
-        entered(self.folder.path(), enter, &self.holder)
+        let (path, agent) = (self.folder.path().join("agent"), env!("CARGO_BIN_EXE_railbind-agent"));
+        let (kinds, holder) = (self.kinds.join(" "), self.holder.id());
+        let text = format!("#!/bin/sh\nexec nsenter {kinds} --preserve-credentials -t {holder} {agent} \"$@\"\n");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
     }
 }
 
-impl Drop for Sealed {
+impl Drop for Apart {
     fn drop(&mut self) {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
-}
-
-/// A program that is the agent in the namespaces of another process.
-fn entered(folder: &Path, enter: &str, holder: &Child) -> PathBuf {
-    let (path, agent) = (folder.join("agent"), env!("CARGO_BIN_EXE_railbind-agent"));
-    fs::write(&path, format!("#!/bin/sh\nexec {enter} -t {} {agent} \"$@\"\n", holder.id())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
 }
 
 /// The folder of the distribution's UCX.
@@ -202,9 +180,9 @@ impl Case {
     }
 
     /// Over the interface of this namespace.
-    fn on(mut self, net: &Net) -> Self {
+    fn on(mut self, net: &Apart) -> Self {
         for order in [&mut self.initiator, &mut self.target] {
-            order.env.insert("UCX_NET_DEVICES".into(), Net::INTERFACE.into());
+            order.env.insert("UCX_NET_DEVICES".into(), INTERFACE.into());
         }
         self.agent = net.agent();
         self

@@ -51,11 +51,11 @@ fn a_new_ucx_moves_everything_and_tells_its_protocol() {
 #[test]
 fn small_tags_pass_between_old_and_new_versions() {
     let (old, new) = (wheel("wheel-1.18.1.txt"), wheel("wheel-1.19.0.txt"));
-    let net = Net::new();
+    let net = Apart::net();
     for (initiator, target) in [(&old, &new), (&new, &old)] {
         // Small enough for no rendezvous, which reaches for the other side's memory too: 1.19 makes one at 4 KiB in a stream.
         let case = Case::new("tcp", &[Op::Tag, Op::Latency], &[256]).with(initiator, target).on(&net);
-        whole(&case.run(), &format!("tcp/{}", Net::INTERFACE));
+        whole(&case.run(), &format!("tcp/{INTERFACE}"));
     }
 }
 
@@ -87,7 +87,7 @@ fn a_share_of_the_link_takes_its_time() {
 /// The container's root is read-only, and the component selftest gives it no place to write (docs/selftest.md).
 #[test]
 fn nothing_is_written_but_shared_memory() {
-    let sealed = Sealed::new();
+    let sealed = Apart::sealed();
     // What --selftest-sizes is unless it is given.
     for (tls, transport) in [("posix", "posix/memory"), ("tcp", "tcp/lo")] {
         let mut case = Case::all(tls, &[1 << 20, 32 << 20]);
