@@ -60,7 +60,7 @@ impl Tester {
         if let Err(at) = plan::due(settings, &self.config.node, &self.status(), &gates, now()) {
             return Duration::try_from_secs_f64(at - now()).unwrap_or_default();
         }
-        if !settings.enabled || gates.soft_refused || gates.shut_out.is_some() || gates.unsettled {
+        if !settings.enabled || gates.closed() || gates.unsettled {
             return Duration::from_secs_f64(settings.slot_seconds.max(1.0));
         }
         let seen = Seen(self.members.of(&own.domain).await);

@@ -86,6 +86,13 @@ pub struct Gates {
     pub facts: String,
 }
 
+impl Gates {
+    /// Whether nothing can be proven here, whatever is asked and whoever calls.
+    pub fn closed(&self) -> bool {
+        self.soft_refused || self.shut_out.is_some()
+    }
+}
+
 /// What an agent remembers between two questions, and need not keep over a restart.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pace {
@@ -187,7 +194,7 @@ pub fn admit(
     caller: &str,
     requested: bool,
 ) -> Result<(), Refusal> {
-    if !settings.enabled || gates.soft_refused || gates.shut_out.is_some() {
+    if !settings.enabled || gates.closed() {
         return Err(Refusal::Off);
     }
     if view.members.binary_search_by(|name| name.as_str().cmp(caller)).is_err() {
