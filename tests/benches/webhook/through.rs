@@ -250,6 +250,16 @@ fn late(pod: &Value) -> Map<String, Value> {
         .collect()
 }
 
+/// The annotations that carry late-bound values.
+fn annotations_of(values: &Map<String, Value>) -> Value {
+    values.iter().map(|(name, value)| (format!("env.railbind.dev/{name}"), value.clone())).collect()
+}
+
+/// The patch of a Binding.
+fn of_binding(values: &Map<String, Value>) -> Value {
+    json!([{"op": "add", "path": "/metadata/annotations", "value": annotations_of(values)}])
+}
+
 /// What the patch is about: the pod without what differs between any two.
 fn essence(pod: &Value) -> Value {
     let mut annotations = pod["metadata"]["annotations"].clone();
@@ -309,9 +319,7 @@ async fn policy(cluster: &Cluster, patch: &Value, values: &Map<String, Value>) -
         });
         format!("[{}]", operations.collect::<Vec<_>>().join(", "))
     };
-    let annotations: Map<String, Value> =
-        values.iter().map(|(name, value)| (format!("env.railbind.dev/{name}"), value.clone())).collect();
-    let binding = json!([{"op": "add", "path": "/metadata/annotations", "value": annotations}]);
+    let binding = of_binding(values);
     let mut documents = String::new();
     for (name, resource, patch) in [("bench-pods", "pods", patch), ("bench-bindings", "pods/binding", &binding)] {
         let policy = json!({
@@ -369,10 +377,8 @@ async fn go(cluster: &Cluster, patched: &Value, values: &Map<String, Value>) -> 
         "volumeMounts": added("volumeMounts"),
         "affinity": patched["spec"]["affinity"],
     });
-    let late: Map<String, Value> =
-        values.iter().map(|(name, value)| (format!("env.railbind.dev/{name}"), value.clone())).collect();
     let port = free_port()?;
-    let envs = [("PEER_PATCH", additions.to_string()), ("PEER_ANNOTATIONS", Value::Object(late).to_string())];
+    let envs = [("PEER_PATCH", additions.to_string()), ("PEER_ANNOTATIONS", annotations_of(values).to_string())];
     let envs = envs.each_ref().map(|(name, value)| (*name, value.as_str()));
     let folder = folder.to_str().context("the folder is not UTF-8")?;
     let process = cluster.spawn("peer-webhook", program, [&port.to_string(), folder], &envs)?;
@@ -387,9 +393,7 @@ async fn go(cluster: &Cluster, patched: &Value, values: &Map<String, Value>) -> 
 
 /// The webhooks whose answer is ready.
 async fn ready(cluster: &Cluster, pods: Value, values: &Map<String, Value>) -> Result<()> {
-    let values: Map<String, Value> =
-        values.iter().map(|(name, value)| (format!("env.railbind.dev/{name}"), value.clone())).collect();
-    let bindings = json!([{"op": "add", "path": "/metadata/annotations", "value": values}]);
+    let bindings = of_binding(values);
     let identity = cluster.authority().serving(&[])?;
     let port = constant::serve(identity.certificate.as_bytes(), identity.key.as_bytes(), Patches { pods, bindings })?;
     register(cluster, "ready", port, "/patch").await?;
