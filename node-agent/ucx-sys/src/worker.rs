@@ -16,6 +16,7 @@ use crate::{
         UCS_MEMORY_TYPE_HOST, UCS_THREAD_MODE_SINGLE, ucp_ep_h, ucp_mem_h, ucp_tag_recv_info_t, ucp_worker_h,
         ucs_memory_type, ucs_memory_type_t, ucs_status_t,
     },
+    endpoint::Parameters,
     library::symbol,
 };
 
@@ -127,7 +128,8 @@ impl<'a> Worker<'a> {
         library.check(format!("ucp_mem_map of {} bytes", block.len()), status)?;
         let address = usize::try_from(block.address()).unwrap_or_default();
         let (len, memory_type) = (block.len(), memory_type(block.kind()));
-        Ok(Mapped { inner, block, handle, address, len, memory_type })
+        let parameters = Parameters::new(inner.user_data(), memory_type, handle);
+        Ok(Mapped { inner, block, handle, address, len, memory_type, parameters })
     }
 }
 
@@ -207,7 +209,8 @@ pub struct Mapped<'a> {
     /// What the block says of itself, asked once: every operation needs it.
     pub(crate) address: usize,
     pub(crate) len: usize,
-    pub(crate) memory_type: ucs_memory_type_t,
+    memory_type: ucs_memory_type_t,
+    pub(crate) parameters: Parameters,
 }
 
 impl Mapped<'_> {
