@@ -68,7 +68,7 @@ impl Metrics {
         );
         registry.register(
             "shut_out",
-            "1 where the agent's container cannot open the devices that a test opens: nothing is tested",
+            "1 where the agent's container cannot open the devices, or lock the memory, that a test needs: nothing is tested",
             self.shut_out.clone(),
         );
         registry.register(
@@ -98,7 +98,7 @@ impl Metrics {
         self.gpus_busy.set(i64::from(busy));
     }
 
-    /// Whether the container cannot open what a test opens.
+    /// Whether the container cannot open or lock what a test needs.
     pub fn shut_out(&self, is: bool) {
         self.shut_out.set(i64::from(is));
     }

@@ -31,7 +31,7 @@ pub(super) struct Own {
     pub(super) ucx: Option<Version>,
     pub(super) facts: String,
     pub(super) requested: Option<String>,
-    /// Why this container cannot open what a test opens.
+    /// Why this container cannot open or lock what a test needs.
     pub(super) shut_out: Option<String>,
     /// When these facts were seen first.
     pub(super) since: Instant,

@@ -142,7 +142,9 @@ impl Tester {
     pub fn surveyed(&self, survey: &Survey, node: &Node) {
         let mut own = Own::read(&self.config.node, survey, node, &self.profiles.current());
         if let Some(own) = &mut own {
-            own.shut_out = self.config.devices.shut_out(survey);
+            // A GPU's memory is not locked.
+            let host = own.gpu.is_err().then(|| self.config.sizes.iter().max().copied());
+            own.shut_out = self.config.devices.shut_out(survey, host.flatten().unwrap_or_default());
             self.metrics.shut_out(own.shut_out.is_some());
             // An agent that has just started may be called before it has anything to test itself.
             self.members.belong_to(&own.domain);

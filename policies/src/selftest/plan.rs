@@ -74,7 +74,7 @@ pub struct Gates {
     pub unsettled: bool,
     /// The only RDMA is in software, and no profile in force allows it: there is nothing to prove.
     pub soft_refused: bool,
-    /// Why the agent's own container cannot open what a test opens: a result would say nothing of the node.
+    /// Why the agent's own container cannot open or lock what a test needs: a result would say nothing of the node.
     pub shut_out: Option<String>,
     /// Who computes on GPUs here, as NVML says: "GPU 0: 2 compute processes, 87 %". `None`: nobody, or it is not known.
     pub gpus_busy: Option<String>,
