@@ -1,13 +1,9 @@
-//! `railbind-webhook`: allocator, TLS provider, arguments, run.
+//! `railbind-webhook`: TLS provider, arguments, run.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mimalloc::MiMalloc;
 use webhook::{args::Args, run::run};
-
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
