@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Inference engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// vLLM.
@@ -37,7 +37,7 @@ impl Engine {
 }
 
 /// How the choice of fabric binds the scheduler.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Placement {
     /// Required node affinity.
@@ -50,7 +50,7 @@ pub enum Placement {
 }
 
 /// One requirement of a node selector term.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Requirement {
     /// Label key.
     pub key: String,
@@ -62,7 +62,7 @@ pub struct Requirement {
 }
 
 /// A node selector term: all of its requirements must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Term {
     /// On labels.
@@ -74,7 +74,7 @@ pub struct Term {
 }
 
 /// A toleration.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Toleration {
     /// Key; empty with `Exists` means every taint.
     #[serde(default)]
@@ -91,7 +91,7 @@ pub struct Toleration {
 }
 
 /// A container that takes part.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ContainerIntent {
     /// Name.
     pub name: String,
@@ -112,7 +112,7 @@ pub struct ContainerIntent {
 }
 
 /// What a pod wants.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct PodIntent {
     /// Containers that take part, those that request GPUs or are named by annotation.
     pub containers: Vec<ContainerIntent>,

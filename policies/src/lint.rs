@@ -16,7 +16,7 @@ pub mod known;
 const MAX_LOOKUPS: usize = 64;
 
 /// What to do about a user's setting that is fatal. `railbind.dev/conflicts` on the pod, else on its namespace.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Conflicts {
     /// It stays, and the warning says what will happen.

@@ -84,14 +84,14 @@ impl QuotaView {
 }
 
 /// How much of each extended resource a pod can be given. Without a bound: as much as one likes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Room {
     pod: BTreeMap<String, Bound>,
     container: BTreeMap<String, Bound>,
 }
 
 /// A bound, and what sets it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Bound {
     most: u64,
     by: String,

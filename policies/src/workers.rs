@@ -65,7 +65,7 @@ pub fn by_labels(labels: &BTreeMap<String, String>) -> Option<String> {
 }
 
 /// A deployment: the workers that exchange KV cache with each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group {
     /// Label that its pods share.
     pub key: String,
@@ -133,7 +133,7 @@ fn worker_requirement(labels: &BTreeMap<String, String>) -> Option<Requirement> 
 }
 
 /// Which half of a disaggregated deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Computes the cache and sends it.

@@ -1,7 +1,10 @@
 //! The workers that are there, kept up to date by a watch: what the others of a deployment ask of their nodes, and what the
 //! auditor looks through.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use daemon::Check;
 use futures::{StreamExt as _, future::ready};
@@ -58,8 +61,27 @@ pub struct WorkerView {
     pub values: BTreeMap<String, String>,
     /// Reasons of the decision, for people.
     pub reasons: Vec<String>,
-    /// What it asks of its node.
-    pub(crate) constraints: PodIntent,
+    /// What it asks of its node: held once for all that ask the same, and compared by where it is.
+    pub(crate) constraints: Arc<PodIntent>,
+}
+
+/// What workers ask of their nodes, each kind once: thousands of workers of a deployment ask the same.
+#[derive(Debug, Default)]
+struct Kinds(HashSet<Arc<PodIntent>>);
+
+impl Kinds {
+    fn share(&mut self, mut worker: WorkerView) -> WorkerView {
+        match self.0.get(&worker.constraints) {
+            Some(kind) => worker.constraints = kind.clone(),
+            None => drop(self.0.insert(worker.constraints.clone())),
+        }
+        worker
+    }
+
+    /// Forgets the kinds that no worker asks for any more.
+    fn sweep(&mut self) {
+        self.0.retain(|kind| Arc::strong_count(kind) > 1);
+    }
 }
 
 impl Named for WorkerView {
@@ -78,7 +100,13 @@ pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: C
     let kept = events.filter_map(|event| ready(event.map(keep).transpose()));
     // With ten thousand workers the first list takes a while, and a new replica must not wait for it while the old ones leave.
     check.ready_but("the workers are being listed; until then a deployment agrees by its own nodes");
-    nodes::follow(kept, |view| view, writer, check, Need::Helpful, move |count| metrics.workers(count)).await;
+    let kinds = Mutex::new(Kinds::default());
+    let kinds = || kinds.lock().unwrap_or_else(PoisonError::into_inner);
+    let heard = |count| {
+        kinds().sweep();
+        metrics.workers(count);
+    };
+    nodes::follow(kept, |worker| kinds().share(worker), writer, check, Need::Helpful, heard).await;
 }
 
 pub(crate) fn keep(event: Event<LeanPod>) -> Option<Event<WorkerView>> {
@@ -127,7 +155,7 @@ fn view(pod: &LeanPod) -> Option<WorkerView> {
         profile: intent.decided,
         values: values.collect(),
         reasons: annotations.get(annotation::DECISION).map(|decision| reasons(decision)).unwrap_or_default(),
-        constraints,
+        constraints: Arc::new(constraints),
         ..identity(pod)
     })
 }
@@ -159,13 +187,16 @@ fn intent(object: &Value) -> Option<PodIntent> {
 /// What other kinds of worker of a deployment ask of their nodes, each kind once.
 pub fn siblings(workers: &Workers, namespace: &str, group: &Group, own: &PodIntent) -> Vec<PodIntent> {
     let own = own.constraints();
-    let mut kinds: Vec<PodIntent> = Vec::new();
-    for worker in workers.starting_with(&prefix(namespace, Some(group))) {
-        if worker.constraints != own && !kinds.contains(&worker.constraints) && kinds.len() < MAX_KINDS {
-            kinds.push(worker.constraints.clone());
+    let mut kinds: Vec<&Arc<PodIntent>> = Vec::new();
+    let prefix = prefix(namespace, Some(group));
+    for worker in workers.starting_with(&prefix) {
+        let seen = kinds.iter().any(|kind| Arc::ptr_eq(kind, &worker.constraints));
+        // One more than is told: the pod's own kind may be among them.
+        if !seen && kinds.len() <= MAX_KINDS {
+            kinds.push(&worker.constraints);
         }
     }
-    kinds
+    kinds.into_iter().filter(|kind| ***kind != own).take(MAX_KINDS).map(|kind| PodIntent::clone(kind)).collect()
 }
 
 /// The one of this name, whatever its deployment: all of the namespace are looked through.
@@ -182,7 +213,7 @@ pub fn all(workers: &Workers) -> &[Arc<WorkerView>] {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Event, LeanPod, WorkerView, find, keep, siblings, view};
+    use super::{Arc, Event, Kinds, LeanPod, WorkerView, find, keep, siblings, view};
     use crate::mirror::Mirror;
 
     fn pod(name: &str, role: &str, spec: &Value) -> LeanPod {
@@ -220,6 +251,7 @@ mod tests {
             "nodeSelectorTerms": [{"matchExpressions": [
                 {"key": "railbind.dev/profile", "operator": "In", "values": ["tcp"]}]}]}}}});
         let picky = json!({"nodeSelector": {"pool": "b"}});
+        let pool = std::cell::RefCell::new(Kinds::default());
         for event in [
             Event::Init,
             Event::InitApply(pod("a", "prefill", &ours)),
@@ -228,10 +260,12 @@ mod tests {
             Event::InitDone,
         ] {
             if let Some(event) = keep(event) {
-                writer.apply([event], |view| view);
+                writer.apply([event], |worker| pool.borrow_mut().share(worker));
             }
         }
         let workers = mirror.snapshot().unwrap();
+        let [a, b, c] = workers.all() else { panic!("{workers:?}") };
+        assert!(Arc::ptr_eq(&b.constraints, &c.constraints) && !Arc::ptr_eq(&a.constraints, &b.constraints));
         let own = view(&pod("d", "prefill", &json!({}))).unwrap().constraints;
         let group = policies::workers::group(&[("llm-d.ai/model".to_owned(), "m".to_owned())].into()).unwrap();
         let kinds = siblings(&workers, "ns", &group, &own);
@@ -240,5 +274,12 @@ mod tests {
         assert_eq!(siblings(&workers, "elsewhere", &group, &own), []);
         assert_eq!(find(&workers, "ns", "c").map(|worker| worker.uid.clone()).as_deref(), Some("c"));
         assert!(find(&workers, "ns", "d").is_none() && find(&workers, "n", "c").is_none());
+
+        pool.borrow_mut().sweep();
+        assert_eq!(pool.borrow().0.len(), 2);
+        drop(workers);
+        writer.apply([Event::Init, Event::InitDone], |worker: WorkerView| worker);
+        pool.borrow_mut().sweep();
+        assert!(pool.borrow().0.is_empty());
     }
 }
