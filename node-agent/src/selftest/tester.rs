@@ -143,8 +143,8 @@ impl Tester {
         let mut own = Own::read(&self.config.node, survey, node, &self.profiles.current());
         if let Some(own) = &mut own {
             // A GPU's memory is not locked.
-            let host = own.gpu.is_err().then(|| self.config.sizes.iter().max().copied());
-            own.shut_out = self.config.devices.shut_out(survey, host.flatten().unwrap_or_default());
+            let locks = if own.gpu.is_ok() { 0 } else { self.config.sizes.iter().copied().max().unwrap_or_default() };
+            own.shut_out = self.config.devices.shut_out(survey, locks);
             self.metrics.shut_out(own.shut_out.is_some());
             // An agent that has just started may be called before it has anything to test itself.
             self.members.belong_to(&own.domain);

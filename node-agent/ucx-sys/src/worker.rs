@@ -205,7 +205,7 @@ pub(crate) unsafe extern "C" fn lost(counters: *mut c_void, _endpoint: ucp_ep_h,
 pub struct Mapped<'a> {
     pub(crate) inner: Rc<Inner<'a>>,
     block: Rc<dyn Block>,
-    pub(crate) handle: ucp_mem_h,
+    handle: ucp_mem_h,
     /// What the block says of itself, asked once: every operation needs it.
     pub(crate) address: usize,
     pub(crate) len: usize,
