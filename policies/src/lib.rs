@@ -11,6 +11,7 @@ mod findings;
 pub mod gid;
 pub mod intent;
 pub mod kernel;
+pub mod kinds;
 pub mod lint;
 pub mod matrix;
 pub mod names;

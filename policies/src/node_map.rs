@@ -6,12 +6,12 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     mem,
     sync::Arc,
 };
 
-use crate::{names::DOMAIN, select::NodeView};
+use crate::{kinds::Kinds, names::DOMAIN, select::NodeView};
 
 /// A label with more values than this tells nodes apart rather than kinds.
 const MAX_VALUES: usize = 32;
@@ -46,7 +46,7 @@ impl SharedNode {
 /// Takes nodes apart into what they share and what is their own.
 #[derive(Debug, Default)]
 pub struct Pool {
-    kinds: HashSet<Arc<NodeView>>,
+    kinds: Kinds<NodeView>,
     keys: HashMap<Arc<str>, BTreeSet<Box<str>>>,
     sweep_at: usize,
 }
@@ -93,21 +93,15 @@ impl Pool {
 
     /// Forgets the kinds that no node is of any more: what was learnt from a first list leaves hundreds, of kilobytes each.
     pub fn sweep(&mut self) {
-        self.kinds.retain(|kind| Arc::strong_count(kind) > 1);
-        self.kinds.shrink_to_fit();
+        self.kinds.sweep();
         self.sweep_at = MIN_KINDS.max(2 * self.kinds.len());
     }
 
     fn kind(&mut self, kind: NodeView) -> Arc<NodeView> {
-        if let Some(known) = self.kinds.get(&kind) {
-            return known.clone();
-        }
         if self.kinds.len() >= self.sweep_at {
             self.sweep();
         }
-        let kind = Arc::new(kind);
-        self.kinds.insert(kind.clone());
-        kind
+        self.kinds.share(kind)
     }
 }
 
@@ -258,7 +252,7 @@ fn share_anew(nodes: &mut [Arc<SharedNode>]) {
     if many.is_empty() {
         return;
     }
-    let mut made: HashSet<Arc<NodeView>> = HashSet::new();
+    let mut made = Kinds::default();
     for node in nodes {
         let taken: Vec<_> = node.kind.labels.iter().filter_map(|(key, value)| Some((many.get(key)?, value))).collect();
         if taken.is_empty() {
@@ -266,8 +260,7 @@ fn share_anew(nodes: &mut [Arc<SharedNode>]) {
         }
         let mut kind = NodeView::clone(&node.kind);
         kind.labels.retain(|key, _| !many.contains_key(key));
-        let kind = made.get(&kind).cloned().unwrap_or_else(|| Arc::new(kind));
-        made.insert(kind.clone());
+        let kind = made.share(kind);
         let taken = taken.into_iter().map(|(key, value)| (key.clone(), value.as_str().into()));
         let mut own: Vec<(Arc<str>, Box<str>)> = node.own.iter().cloned().chain(taken).collect();
         own.sort();

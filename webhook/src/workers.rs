@@ -2,7 +2,7 @@
 //! auditor looks through.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,6 +14,7 @@ use kube::{
 };
 use policies::{
     intent::PodIntent,
+    kinds::Kinds,
     names::annotation,
     node_map::NodeMap,
     profile::Profiles,
@@ -65,22 +66,11 @@ pub struct WorkerView {
     pub(crate) constraints: Arc<PodIntent>,
 }
 
-/// What workers ask of their nodes, each kind once: thousands of workers of a deployment ask the same.
-#[derive(Debug, Default)]
-struct Kinds(HashSet<Arc<PodIntent>>);
-
-impl Kinds {
-    fn share(&mut self, mut worker: WorkerView) -> WorkerView {
-        match self.0.get(&worker.constraints) {
-            Some(kind) => worker.constraints = kind.clone(),
-            None => drop(self.0.insert(worker.constraints.clone())),
-        }
-        worker
-    }
-
-    /// Forgets the kinds that no worker asks for any more.
-    fn sweep(&mut self) {
-        self.0.retain(|kind| Arc::strong_count(kind) > 1);
+impl WorkerView {
+    /// The same, with what it asks held once: thousands of workers of a deployment ask the same.
+    fn sharing(mut self, kinds: &mut Kinds<PodIntent>) -> Self {
+        self.constraints = kinds.share(self.constraints);
+        self
     }
 }
 
@@ -106,7 +96,7 @@ pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: C
         kinds().sweep();
         metrics.workers(count);
     };
-    nodes::follow(kept, |worker| kinds().share(worker), writer, check, Need::Helpful, heard).await;
+    nodes::follow(kept, |worker: WorkerView| worker.sharing(&mut kinds()), writer, check, Need::Helpful, heard).await;
 }
 
 pub(crate) fn keep(event: Event<LeanPod>) -> Option<Event<WorkerView>> {
@@ -260,7 +250,7 @@ mod tests {
             Event::InitDone,
         ] {
             if let Some(event) = keep(event) {
-                writer.apply([event], |worker| pool.borrow_mut().share(worker));
+                writer.apply([event], |worker: WorkerView| worker.sharing(&mut pool.borrow_mut()));
             }
         }
         let workers = mirror.snapshot().unwrap();
@@ -276,10 +266,10 @@ mod tests {
         assert!(find(&workers, "ns", "d").is_none() && find(&workers, "n", "c").is_none());
 
         pool.borrow_mut().sweep();
-        assert_eq!(pool.borrow().0.len(), 2);
+        assert_eq!(pool.borrow().len(), 2);
         drop(workers);
         writer.apply([Event::Init, Event::InitDone], |worker: WorkerView| worker);
         pool.borrow_mut().sweep();
-        assert!(pool.borrow().0.is_empty());
+        assert!(pool.borrow().is_empty());
     }
 }
