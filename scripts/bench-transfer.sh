@@ -105,8 +105,9 @@ def theirs(version, tls, op, size, count):
     found = re.findall(r"^\s*(?:(?:Final:|\[.*?\])\s+)?\d+\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", out, re.M)
     if not found:
         return None, out
-    # Its MB/s are MiB/s; its latency column "50.0%ile".
-    return (float(found[-1][0]) if op == "latency" else float(found[-1][4]) * 1048576 / 1e9), out
+    # Latency is in the columns "50.0%ile" and, of all messages, "overall"; its MB/s are MiB/s.
+    figures = [float(column) for column in found[-1]]
+    return ({"p50": figures[0], "mean": figures[2]} if op == "latency" else {"": figures[4] * 1048576 / 1e9}), out
 
 
 def ours(version, tls, op, size):
@@ -117,7 +118,8 @@ def ours(version, tls, op, size):
     client = [agent, "bench", "client", listen, "--json", "--op", op, "--sizes", str(size), "--seconds", str(seconds), *extra]
     report = json.loads(pair(server, client, {"UCX_TLS": tls}, listening(port)))
     figure = report["sizes"][0]
-    return (figure["usec"] if op == "latency" else figure["gbytes_per_s"]), figure["iterations"]
+    values = {"p50": figure["usec"], "mean": figure["usec_mean"]} if op == "latency" else {"": figure["gbytes_per_s"]}
+    return values, figure["iterations"]
 
 
 def row(version, tls, op, name, size):
@@ -137,30 +139,35 @@ def row(version, tls, op, name, size):
                     print(f"{version} {tls} {op} {name}: ucx_perftest gave no figure: {said.strip()[-200:]!r}", flush=True)
                     return
                 peers.append(value)
+    for kind in mine[0]:
+        compare(version, tls, f"{op} {kind}".strip(), name, [values[kind] for values in mine], [values[kind] for values in peers])
+
+
+def compare(version, tls, op, name, mine, peers):
     # Turn by turn: the machine is not the same from one to the next.
     ratios = sorted(one / other for one, other in zip(mine, peers))
     m, p, ratio = statistics.median(mine), statistics.median(peers), statistics.median(ratios)
-    within = ratio <= 1.1 if op == "latency" else ratio >= 0.95
-    spread = lambda values: f"{min(values):.2f}–{max(values):.2f}"
-    unit = "µs" if op == "latency" else "GB/s"
+    latency = op.startswith("latency")
+    within = ratio <= 1.1 if latency else ratio >= 0.95
+    # A tenth of a microsecond takes three digits.
+    digits = 3 if max(mine + peers) < 1 else 2
+    spread = lambda values: f"{min(values):.{digits}f}–{max(values):.{digits}f}"
+    unit = "µs" if latency else "GB/s"
     mark = "" if within else ("  within the spread" if max(min(mine), min(peers)) <= min(max(mine), max(peers)) else "  MISSED")
-    print(f"{version:<7} {tls:<10} {op:<8} {name:>8} {unit:>5} {m:>8.2f} {spread(mine):>14} {p:>8.2f} {spread(peers):>14} {ratio:>6.2f}{mark}", flush=True)
-    figure = lambda value, values: f"{value:.2f} ({spread(values)})"
+    print(f"{version:<7} {tls:<10} {op:<12} {name:>8} {unit:>5} {m:>8.{digits}f} {spread(mine):>14} {p:>8.{digits}f} {spread(peers):>14} {ratio:>6.2f}{mark}", flush=True)
+    figure = lambda value, values: f"{value:.{digits}f} ({spread(values)})"
     lines.append([version, f"`{tls}`", op, name, unit, figure(m, mine), figure(p, peers), figure(ratio, ratios) + mark])
-    what = "latency" if op == "latency" else "bandwidth"
-    bars.append({"label": f"{version} {tls} {op} {name}", "series": what, "low": ratios[0], "mid": ratio, "high": ratios[-1]})
+    series = "latency" if latency else "bandwidth"
+    bars.append({"label": f"{version} {tls} {op} {name}", "series": series, "low": ratios[0], "mid": ratio, "high": ratios[-1]})
 
 
 if "transfer" in parts:
-    print(f"{'UCX':<7} {'transport':<10} {'op':<8} {'size':>8} {'unit':>5} {'ours':>8} {'spread':>14} {'perftest':>8} {'spread':>14} {'ratio':>6}")
+    print(f"{'UCX':<7} {'transport':<10} {'op':<12} {'size':>8} {'unit':>5} {'ours':>8} {'spread':>14} {'perftest':>8} {'spread':>14} {'ratio':>6}")
 for version in (version for version in chosen if "transfer" in parts and version not in peerless):
     for tls in transports(version):
-        for name, size in sizes.items():
-            row(version, tls, "tag", name, size)
-        # Not over shared memory: there ucx_perftest puts into a segment that UCX allocated for it, which is a copy by the processor.
-        # What is registered, as NIXL's buffers and ours are, goes through the other side's progress.
-        for name, size in sizes.items() if tls == "tcp" else ():
-            row(version, tls, "put", name, size)
+        for op in ("tag", "put", "get"):
+            for name, size in sizes.items():
+                row(version, tls, op, name, size)
         row(version, tls, "latency", "8 B", 8)
 
 if "session" in parts:
@@ -197,9 +204,8 @@ if out and not any(name in os.environ for name in ("ONLY", "TLS", "AGENT", "PART
         }],
         "plot": {"title": "Railbind ÷ ucx_perftest", "unit": "ratio (1: as fast)", "reference": 1.0, "rows": bars},
         "notes": [
-            "Latencies of a tenth of a microsecond: ucx_perftest's come in steps of 0.005 µs on AMD processors (0.090, 0.095), whose clock counts in "
-            "steps of 10 ns; ours is the median of 32 round trips each. Such a step is 5 % of the ratio.",
-            "`put` is measured over TCP alone: over shared memory ucx_perftest puts into a segment that UCX allocated for it, which is a copy by the processor.",
+            "Medians of a tenth of a microsecond: ucx_perftest's come in steps of 0.005 µs on AMD processors (0.090, 0.095), whose clock counts in "
+            "steps of 10 ns; ours is of 32 round trips together. Such a step is 5 % of the ratio. The means have no steps.",
         ]
         + [f"UCX {version} has no rows of transfers: the ucx_perftest of its package does not start." for version in peerless],
     }

@@ -30,7 +30,9 @@ fn over_all_transports(ucx: &Path) {
     whole(&reports, "tcp/lo");
     let counted = |report: &Report| report.evidence.iter().any(|sentence| sentence.contains("_bytes of lo) for"));
     assert!(counted(&reports.initiator), "{reports:#?}");
-    assert!(reports.initiator.sizes.iter().any(|figure| figure.usec_p99.is_some()));
+    let latency = reports.initiator.sizes.iter().find(|figure| figure.op == Op::Latency).unwrap();
+    let (mean, p99) = (latency.usec_mean.unwrap(), latency.usec_p99.unwrap());
+    assert!(latency.usec <= p99 && mean > 0.0, "{latency:?}");
 }
 
 #[test]

@@ -184,6 +184,9 @@ pub struct Measurement {
     pub gbytes_per_s: f64,
     /// Microseconds of one operation: the median for latency, the mean over the window for bandwidth.
     pub usec: f64,
+    /// The mean of latency in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usec_mean: Option<f64>,
     /// The 99th percentile of latency in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usec_p99: Option<f64>,

@@ -52,10 +52,11 @@ fn row(text: &mut String, figure: &Measurement) {
     let size = Size(figure.bytes).to_string();
     let transport = figure.transport.as_deref().unwrap_or("unknown");
     let protocol = figure.protocol.as_ref().map(|protocol| format!(", {protocol}")).unwrap_or_default();
+    let mean = figure.usec_mean.map(|usec| format!(", {usec:.2} µs on average")).unwrap_or_default();
     let p99 = figure.usec_p99.map(|usec| format!(", 99 % within {usec:.2} µs")).unwrap_or_default();
     let _ = writeln!(
         text,
-        "{op:<8} {size:>9} {rate:>9} {:>12.2} {:>10}  {transport}{protocol}{p99}",
+        "{op:<8} {size:>9} {rate:>9} {:>12.2} {:>10}  {transport}{protocol}{mean}{p99}",
         figure.usec, figure.iterations
     );
 }

@@ -282,8 +282,9 @@ fn ping(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Resul
         let mut last = begun;
         let mut told = round.measured.then_some(&mut told).filter(|told| told.is_empty());
         for number in 1..=round.count {
-            session.receive(session.data, RECEIVED, step.length(), back)?;
             session.post(&post, told.take())?;
+            // While the message is on its way; nothing is taken in before it.
+            session.receive(session.data, RECEIVED, step.length(), back)?;
             session.settle(0)?;
             if round.measured && (number % together == 0 || number == round.count) {
                 let now = Instant::now();
@@ -308,6 +309,7 @@ fn ping(session: &mut Session<'_, '_>, step: Step, into: &mut Gathered) -> Resul
         op: step.op,
         gbytes_per_s: 0.0,
         usec: at(50),
+        usec_mean: Some(mean(measured) / 2.0),
         usec_p99: Some(at(99)),
         iterations: measured.operations,
         transport: None,
@@ -439,13 +441,20 @@ fn right(memory: &Mapped<'_>, step: Step, mut pattern: Pattern, at: usize, lengt
     }
 }
 
+/// Microseconds of one operation.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2⁵³")]
+fn mean(measured: Measured) -> f64 {
+    measured.seconds * 1e6 / measured.operations as f64
+}
+
 #[expect(clippy::cast_precision_loss, reason = "bytes and counts far below 2⁵³ for a figure with three digits")]
 fn bandwidth(step: Step, measured: Measured) -> Measurement {
     Measurement {
         bytes: step.bytes,
         op: step.op,
         gbytes_per_s: step.bytes as f64 * measured.operations as f64 / measured.seconds / 1e9,
-        usec: measured.seconds * 1e6 / measured.operations as f64,
+        usec: mean(measured),
+        usec_mean: None,
         usec_p99: None,
         iterations: measured.operations,
         transport: None,

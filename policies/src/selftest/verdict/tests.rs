@@ -18,6 +18,7 @@ fn report(transport: Option<&str>, gbytes_per_s: f64) -> Report {
             op: Op::Get,
             gbytes_per_s,
             usec: 1.0,
+            usec_mean: None,
             usec_p99: None,
             iterations: 10,
             transport: None,
