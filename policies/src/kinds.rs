@@ -4,15 +4,15 @@ use std::{borrow::Borrow, collections::HashSet, hash::Hash, sync::Arc};
 
 /// The values, each of them once: two that are alike are in the same place.
 #[derive(Debug)]
-pub struct Kinds<T>(HashSet<Arc<T>>);
+pub struct Kinds<T: ?Sized>(HashSet<Arc<T>>);
 
-impl<T> Default for Kinds<T> {
+impl<T: ?Sized> Default for Kinds<T> {
     fn default() -> Self {
         Self(HashSet::new())
     }
 }
 
-impl<T: Eq + Hash> Kinds<T> {
+impl<T: Eq + Hash + ?Sized> Kinds<T> {
     /// The value in its place, which is this one's where it is the first of its kind.
     pub fn share(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> Arc<T> {
         if let Some(known) = self.0.get(value.borrow()) {

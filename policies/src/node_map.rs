@@ -1,45 +1,55 @@
 //! The nodes of a cluster, grouped by what they have in common.
 //!
-//! Thousands of nodes are a few kinds of machine: what a kind's nodes share is kept once, and a pod is placed among the kinds.
-//! Which of their labels nodes share is learnt from the nodes: a label with many values is a node's own. A wrong guess costs time
+//! Thousands of nodes are a few kinds of machine: what a kind's nodes share is kept once, and a pod is placed among the kinds. What
+//! decisions go by (our labels, devices, taints) makes a kind; other labels only pods' selectors look at.
+//! Which of those nodes share is learnt from the nodes: a label with many values is a node's own. A wrong guess costs time
 //! and memory and changes no decision.
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     sync::Arc,
 };
 
 use crate::{kinds::Kinds, names::DOMAIN, select::NodeView};
 
-/// A label with more values than this tells nodes apart rather than kinds.
+/// A label with more values tells nodes apart.
 const MAX_VALUES: usize = 32;
-/// The same once there are many kinds: each is some kilobytes, and one node's until it is known what it does not share.
+/// The same once there are many sets of labels: each is a node's until it is known what it does not share.
 const FEW_VALUES: usize = 8;
 /// Keys of labels to know the values of. A cluster with more starts to learn anew.
 const MAX_KEYS: usize = 4096;
-/// As many kinds are few: fewer are not looked through for those that no node is of any more.
-const MIN_KINDS: usize = 64;
+/// As many kinds, or sets of labels, are few: fewer are not looked through for those that no node is of any more.
+const FEW: usize = 64;
+
+/// Labels in order of their keys.
+type Labels = [(Arc<str>, Arc<str>)];
 
 /// A node, as one of its kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedNode {
     /// Name.
     pub name: String,
-    /// What it shares with its like: no name, and no labels of its own.
+    /// What makes its kind: no name, and of the labels only our own.
     pub kind: Arc<NodeView>,
-    /// Its own labels, in order of their keys.
+    /// Labels that it shares with others.
+    shared: Arc<Labels>,
+    /// Labels of its own, in order of their keys.
     own: Box<[(Arc<str>, Box<str>)]>,
 }
 
 impl SharedNode {
     /// A label's value.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.kind.labels.get(key).map(String::as_str).or_else(|| {
-            let at = self.own.binary_search_by(|(own, _)| (**own).cmp(key)).ok()?;
-            Some(&self.own[at].1)
-        })
+        if is_ours(key) {
+            return self.kind.labels.get(key).map(String::as_str);
+        }
+        if let Ok(at) = self.shared.binary_search_by(|(shared, _)| (**shared).cmp(key)) {
+            return Some(&self.shared[at].1);
+        }
+        let at = self.own.binary_search_by(|(own, _)| (**own).cmp(key)).ok()?;
+        Some(&self.own[at].1)
     }
 }
 
@@ -47,61 +57,70 @@ impl SharedNode {
 #[derive(Debug, Default)]
 pub struct Pool {
     kinds: Kinds<NodeView>,
-    keys: HashMap<Arc<str>, BTreeSet<Box<str>>>,
+    labels: Kinds<Labels>,
+    /// Values of each label; none of one that has too many, which stays the nodes' own.
+    values: HashMap<Arc<str>, Option<BTreeSet<Arc<str>>>>,
     sweep_at: usize,
 }
 
 impl Pool {
     /// The node, with what it shares shared. Resources that no decision is about (memory, cores) are not kept.
     pub fn share(&mut self, mut node: NodeView) -> SharedNode {
-        node.allocatable.retain(|name, _| name.contains('/'));
-        let name = mem::take(&mut node.name);
-        let mut own = Vec::new();
-        for (key, value) in mem::take(&mut node.labels) {
-            match self.own_key(&key, &value) {
-                Some(key) => own.push((key, value.into_boxed_str())),
-                None => drop(node.labels.insert(key, value)),
-            }
-        }
-        SharedNode { name, kind: self.kind(node), own: own.into_boxed_slice() }
-    }
-
-    /// The key, where its values are the nodes' own.
-    fn own_key(&mut self, key: &str, value: &str) -> Option<Arc<str>> {
-        if is_ours(key) {
-            return None;
-        }
-        if self.keys.len() > MAX_KEYS {
-            self.keys.clear();
-        }
-        let Some(values) = self.keys.get_mut(key) else {
-            self.keys.insert(key.into(), BTreeSet::from([value.into()]));
-            return None;
-        };
-        let limit = if self.kinds.len() > MIN_KINDS { FEW_VALUES } else { MAX_VALUES };
-        if values.len() <= limit && !values.contains(value) {
-            values.insert(value.into());
-        }
-        let many = values.len() > limit;
-        many.then(|| self.keys.get_key_value(key).map(|(key, _)| key.clone())).flatten()
-    }
-
-    /// How many kinds it knows.
-    pub fn kinds(&self) -> usize {
-        self.kinds.len()
-    }
-
-    /// Forgets the kinds that no node is of any more: what was learnt from a first list leaves hundreds, of kilobytes each.
-    pub fn sweep(&mut self) {
-        self.kinds.sweep();
-        self.sweep_at = MIN_KINDS.max(2 * self.kinds.len());
-    }
-
-    fn kind(&mut self, kind: NodeView) -> Arc<NodeView> {
-        if self.kinds.len() >= self.sweep_at {
+        if self.held() >= self.sweep_at {
             self.sweep();
         }
-        self.kinds.share(kind)
+        node.allocatable.retain(|name, _| name.contains('/'));
+        let name = mem::take(&mut node.name);
+        let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            mem::take(&mut node.labels).into_iter().partition(|(key, _)| is_ours(key));
+        node.labels = ours;
+        let (mut shared, mut own) = (Vec::new(), Vec::new());
+        for (key, value) in others {
+            match self.known(&key, &value) {
+                (key, Some(value)) => shared.push((key, value)),
+                (key, None) => own.push((key, value.into_boxed_str())),
+            }
+        }
+        SharedNode {
+            name,
+            kind: self.kinds.share(node),
+            shared: self.labels.share(shared),
+            own: own.into_boxed_slice(),
+        }
+    }
+
+    /// The key and the value, each held once; no value, where there are so many that they are the nodes' own.
+    fn known(&mut self, key: &str, value: &str) -> (Arc<str>, Option<Arc<str>>) {
+        if self.values.len() > MAX_KEYS {
+            self.values.clear();
+        }
+        let limit = if self.labels.len() > FEW { FEW_VALUES } else { MAX_VALUES };
+        let key = self.values.get_key_value(key).map_or_else(|| key.into(), |(key, _)| key.clone());
+        let values = self.values.entry(key.clone()).or_insert_with(|| Some(BTreeSet::new()));
+        let Some(few) = values else { return (key, None) };
+        let known = few.get(value).cloned();
+        if known.is_none() && few.len() >= limit {
+            *values = None;
+            return (key, None);
+        }
+        let value = known.unwrap_or_else(|| {
+            let value: Arc<str> = value.into();
+            few.insert(value.clone());
+            value
+        });
+        (key, Some(value))
+    }
+
+    /// How many kinds and sets of labels it holds.
+    pub fn held(&self) -> usize {
+        self.kinds.len() + self.labels.len()
+    }
+
+    /// Forgets what no node is of any more: what was learnt from a first list leaves hundreds.
+    pub fn sweep(&mut self) {
+        self.kinds.sweep();
+        self.labels.sweep();
+        self.sweep_at = FEW.max(2 * self.held());
     }
 }
 
@@ -113,8 +132,16 @@ pub struct NodeMap {
     kinds: Vec<Kind>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Kind {
+    /// Places in the list of nodes; at least one.
+    members: Vec<u32>,
+    /// The same, by the labels that they share.
+    alike: Vec<Alike>,
+}
+
+#[derive(Debug, Default)]
+struct Alike {
     /// Places in the list of nodes; at least one.
     members: Vec<u32>,
     /// Keys of labels that one member at least has as its own.
@@ -156,17 +183,26 @@ impl NodeMap {
         nodes.dedup_by(|one, other| one.name == other.name);
         share_anew(nodes);
         let mut kinds: Vec<Kind> = Vec::new();
-        let mut places: HashMap<*const NodeView, usize> = HashMap::new();
-        // Two kinds can be alike that were made at different times.
-        let mut alike: HashMap<&NodeView, usize> = HashMap::new();
+        // Two kinds, or sets of labels, can be alike that were made at different times.
+        let mut places: HashMap<&NodeView, usize> = HashMap::new();
+        let mut sets: HashMap<(usize, &Labels), usize> = HashMap::new();
+        let mut known: HashMap<(*const NodeView, *const ()), (usize, usize)> = HashMap::new();
         for (at, node) in (0_u32..).zip(nodes.iter()) {
-            let place = *places
-                .entry(Arc::as_ptr(&node.kind))
-                .or_insert_with(|| *alike.entry(&node.kind).or_insert(kinds.len()));
-            if place == kinds.len() {
-                kinds.push(Kind { members: Vec::new(), own_keys: Vec::new() });
-            }
-            kinds[place].add(at, node);
+            let same = (Arc::as_ptr(&node.kind), Arc::as_ptr(&node.shared).cast());
+            let &mut (kind, set) = known.entry(same).or_insert_with(|| {
+                let kind = *places.entry(&node.kind).or_insert(kinds.len());
+                if kind == kinds.len() {
+                    kinds.push(Kind::default());
+                }
+                let alike = &mut kinds[kind].alike;
+                let set = *sets.entry((kind, &node.shared)).or_insert(alike.len());
+                if set == alike.len() {
+                    alike.push(Alike::default());
+                }
+                (kind, set)
+            });
+            kinds[kind].members.push(at);
+            kinds[kind].alike[set].add(at, node);
         }
         Self { nodes: nodes.clone(), kinds }
     }
@@ -202,26 +238,33 @@ impl NodeMap {
         Some(Group { kind: &self.nodes[at].kind, nodes: &self.nodes, members })
     }
 
-    /// Nodes of the kinds that `kind_fits`, and of those the ones that `node_fits`. The second is asked once for a whole kind where
-    /// no node has a label of its own that it would look at: `looks_at`; `by_name`: it looks at names.
+    /// Nodes of the kinds that `kind_fits`, and of those the ones that `node_fits`, which looks at these labels of a node, and where
+    /// `by_name` at its name. It is asked once for all nodes that are alike in that.
     pub(crate) fn groups(
         &self,
         kind_fits: impl Fn(&NodeView) -> bool,
         by_name: bool,
-        looks_at: impl Fn(&str) -> bool,
+        keys: &BTreeSet<&str>,
         node_fits: impl Fn(&SharedNode) -> bool,
     ) -> Vec<Group<'_>> {
-        let mut found = Vec::new();
-        for Kind { members, own_keys } in &self.kinds {
-            let Some(first) = members.first().map(|&at| &self.nodes[at as usize]) else { continue };
-            if !kind_fits(&first.kind) {
-                continue;
+        let node = |at: &u32| &*self.nodes[*at as usize];
+        let whole = !by_name && keys.iter().all(|key| is_ours(key));
+        let fitting = |Alike { members, own_keys }: &Alike| -> Vec<u32> {
+            if by_name || own_keys.iter().any(|key| keys.contains(&**key)) {
+                members.iter().copied().filter(|at| node_fits(node(at))).collect()
+            } else if members.first().map(node).is_some_and(&node_fits) {
+                members.clone()
+            } else {
+                Vec::new()
             }
-            let alike = !by_name && !own_keys.iter().any(|key| looks_at(key));
-            let members = match alike {
+        };
+        let mut found = Vec::new();
+        for Kind { members, alike } in &self.kinds {
+            let Some(first) = members.first().map(node).filter(|first| kind_fits(&first.kind)) else { continue };
+            let members = match whole {
                 true if node_fits(first) => Cow::Borrowed(&members[..]),
                 true => continue,
-                false => members.iter().copied().filter(|&at| node_fits(&self.nodes[at as usize])).collect(),
+                false => alike.iter().flat_map(fitting).collect(),
             };
             if !members.is_empty() {
                 found.push(Group { kind: &first.kind, nodes: &self.nodes, members });
@@ -231,40 +274,43 @@ impl NodeMap {
     }
 }
 
-/// Takes labels of many values out of what nodes share, where there are more kinds than machines come in.
+/// Takes labels of many values out of what nodes share, where they share less than machines of a kind do.
 fn share_anew(nodes: &mut [Arc<SharedNode>]) {
-    let kinds: HashMap<*const NodeView, &Arc<NodeView>> =
-        nodes.iter().map(|node| (Arc::as_ptr(&node.kind), &node.kind)).collect();
-    if kinds.len() <= MIN_KINDS {
+    let sets: HashMap<*const (), &Arc<Labels>> =
+        nodes.iter().map(|node| (Arc::as_ptr(&node.shared).cast(), &node.shared)).collect();
+    if sets.len() <= FEW {
         return;
     }
-    let mut values: HashMap<&str, BTreeSet<&str>> = HashMap::new();
-    for (key, value) in kinds.values().flat_map(|kind| &kind.labels).filter(|(key, _)| !is_ours(key)) {
+    let mut values: HashMap<&Arc<str>, BTreeSet<&str>> = HashMap::new();
+    for (key, value) in sets.values().flat_map(|set| set.iter()) {
         let values = values.entry(key).or_default();
         if values.len() <= MAX_VALUES {
             values.insert(value);
         }
     }
-    let found = values.into_iter().filter(|(_, values)| values.len() > MAX_VALUES);
+    let found = values.into_iter().filter(|(_, values)| values.len() > MAX_VALUES).map(|(key, _)| key.clone());
     // What is one node's own is every node's.
-    let known = nodes.iter().flat_map(|node| &node.own).map(|(key, _)| (key.to_string(), key.clone()));
-    let many: HashMap<String, Arc<str>> = found.map(|(key, _)| (key.to_owned(), key.into())).chain(known).collect();
-    if many.is_empty() {
-        return;
-    }
+    let many: HashSet<Arc<str>> =
+        found.chain(nodes.iter().flat_map(|node| &node.own).map(|(key, _)| key.clone())).collect();
+    // What others share already is not made again.
     let mut made = Kinds::default();
+    for set in sets.into_values().filter(|set| !set.iter().any(|(key, _)| many.contains(key))) {
+        made.share(set.clone());
+    }
     for node in nodes {
-        let taken: Vec<_> = node.kind.labels.iter().filter_map(|(key, value)| Some((many.get(key)?, value))).collect();
+        let (taken, shared): (Vec<_>, Vec<_>) = node.shared.iter().cloned().partition(|(key, _)| many.contains(key));
         if taken.is_empty() {
             continue;
         }
-        let mut kind = NodeView::clone(&node.kind);
-        kind.labels.retain(|key, _| !many.contains_key(key));
-        let kind = made.share(kind);
-        let taken = taken.into_iter().map(|(key, value)| (key.clone(), value.as_str().into()));
+        let taken = taken.into_iter().map(|(key, value)| (key, (*value).into()));
         let mut own: Vec<(Arc<str>, Box<str>)> = node.own.iter().cloned().chain(taken).collect();
         own.sort();
-        *node = Arc::new(SharedNode { name: node.name.clone(), kind, own: own.into_boxed_slice() });
+        *node = Arc::new(SharedNode {
+            name: node.name.clone(),
+            kind: node.kind.clone(),
+            shared: made.share(shared),
+            own: own.into_boxed_slice(),
+        });
     }
 }
 
@@ -273,10 +319,10 @@ fn is_ours(key: &str) -> bool {
     key.strip_prefix(DOMAIN).is_some_and(|rest| rest.starts_with('/'))
 }
 
-impl Kind {
+impl Alike {
     fn add(&mut self, at: u32, node: &SharedNode) {
         self.members.push(at);
-        // Nodes of a kind mostly have the same keys, and the pool makes each key once.
+        // They mostly have the same keys, and the pool makes each key once.
         let same = node.own.len() == self.own_keys.len()
             && node.own.iter().zip(&self.own_keys).all(|((key, _), known)| Arc::ptr_eq(key, known));
         if !same {

@@ -129,11 +129,9 @@ pub fn candidates<'n>(nodes: &'n NodeMap, intent: &PodIntent) -> Vec<Group<'n>> 
         return nodes.only(name).into_iter().collect();
     }
     let by_name = intent.terms.iter().any(|term| !term.match_fields.is_empty());
-    let looks_at = |key: &str| {
-        let mut requirements = intent.terms.iter().flat_map(|term| &term.match_expressions);
-        intent.node_selector.contains_key(key) || requirements.any(|requirement| requirement.key == key)
-    };
-    nodes.groups(|kind| takes(kind, intent), by_name, looks_at, |node| selects(intent, node))
+    let required = intent.terms.iter().flat_map(|term| &term.match_expressions).map(|requirement| &requirement.key);
+    let keys = intent.node_selector.keys().chain(required).map(String::as_str).collect();
+    nodes.groups(|kind| takes(kind, intent), by_name, &keys, |node| selects(intent, node))
 }
 
 /// Whether a kind of node has the GPUs, and takes pods that tolerate what this one does.
