@@ -243,10 +243,10 @@ mod tests {
         let (mut writer, mirror) = Mirror::new();
         for event in [
             kube::runtime::watcher::Event::Init,
-            kube::runtime::watcher::Event::InitApply(node),
+            kube::runtime::watcher::Event::InitApply(Pool::default().share(node)),
             kube::runtime::watcher::Event::InitDone,
         ] {
-            writer.apply([event], |node| Pool::default().share(node));
+            writer.apply([event]);
         }
         let nodes = mirror.snapshot().unwrap();
         let profiles = Profiles::embedded().unwrap();

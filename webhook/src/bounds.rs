@@ -92,7 +92,7 @@ impl Mirrors {
 
         let (mut writers, mirrors) = Self::new();
         let listed = quotas.into_iter().map(Event::InitApply);
-        writers.quotas.apply([Event::Init].into_iter().chain(listed).chain([Event::InitDone]), |view| view);
+        writers.quotas.apply([Event::Init].into_iter().chain(listed).chain([Event::InitDone]));
         mirrors
     }
 
@@ -248,17 +248,17 @@ mod tests {
         assert_eq!(take(&mirrors, "ns"), 8, "not listed yet");
         let exhausted = a_quota("q", &json!({"requests.rdma/ib": "8"}), &json!({"requests.rdma/ib": "8"}), &json!({}));
         for event in [Event::Init, Event::InitApply(exhausted.clone()), Event::InitDone] {
-            writers.quotas.apply(keep(event, quota, quota_identity), |view| view);
+            writers.quotas.apply(keep(event, quota, quota_identity));
         }
         assert_eq!((take(&mirrors, "ns"), take(&mirrors, "n"), take(&mirrors, "ns2")), (0, 8, 8));
         let range = json!({"metadata": {"name": "l", "namespace": "n"}, "spec": {"limits": [{"type": "Pod", "max": {"rdma/ib": "1"}}]}});
         for event in [Event::Init, Event::InitApply(serde_json::from_value(range).unwrap()), Event::InitDone] {
-            writers.limits.apply(keep(event, limit, limit_identity), |view| view);
+            writers.limits.apply(keep(event, limit, limit_identity));
         }
         assert_eq!(take(&mirrors, "n"), 1);
         // It does not bound our resource any more: it is gone.
         let other = a_quota("q", &json!({"pods": "1"}), &json!({}), &json!({}));
-        writers.quotas.apply(keep(Event::Apply(other), quota, quota_identity), |view| view);
+        writers.quotas.apply(keep(Event::Apply(other), quota, quota_identity));
         assert!(writers.quotas.is_empty());
         assert_eq!(take(&mirrors, "ns"), 8);
     }

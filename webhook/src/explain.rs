@@ -136,7 +136,7 @@ pub fn read_nodes(file: &Path) -> anyhow::Result<NodeMap> {
         }
         let node: LeanNode =
             serde_json::from_value(object).with_context(|| format!("{}: not a Node", file.display()))?;
-        found.push(nodes::view(&node));
+        found.push(nodes::view(node));
     }
     Ok(found.into_iter().collect())
 }

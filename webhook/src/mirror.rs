@@ -7,6 +7,9 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 use kube::runtime::watcher::Event;
 use tokio::{sync::watch, time::timeout};
 
+/// As many objects of a list are many.
+const MANY: usize = 128;
+
 /// What a [`Mirror`] holds.
 pub trait Named: Sized {
     /// What is worked out once for a state of all objects, and not for each question; `()` for nothing.
@@ -99,26 +102,30 @@ pub struct Writer<T: Named> {
 }
 
 impl<T: Named + PartialEq> Writer<T> {
-    /// Takes events, and shows readers what came of them all. Objects that look as before after trimming (a node's heartbeat)
-    /// change nothing for readers.
-    pub fn apply<K>(&mut self, events: impl IntoIterator<Item = Event<K>>, trim: impl Fn(K) -> T) {
+    /// Takes events, and shows readers what came of them all. Objects that look as before (a node after its heartbeat) change
+    /// nothing for readers.
+    pub fn apply(&mut self, events: impl IntoIterator<Item = Event<T>>) {
         // One snapshot for a burst: each is a copy of the whole list.
-        let news = events.into_iter().fold(false, |news, event| self.take(event, &trim) | news);
+        let news = events.into_iter().fold(false, |news, event| self.take(event) | news);
         if news {
             self.publish();
         }
     }
 
     /// Takes one event; says whether it is news for readers.
-    fn take<K>(&mut self, event: Event<K>, trim: impl Fn(K) -> T) -> bool {
+    fn take(&mut self, event: Event<T>) -> bool {
         match event {
             Event::Init => {
                 self.listing = Some(BTreeMap::new());
                 false
             }
             Event::InitApply(object) => {
-                let object = trim(object);
-                self.listing.get_or_insert_default().insert(object.name().to_owned(), Arc::new(object));
+                let listing = self.listing.get_or_insert_default();
+                listing.insert(object.name().to_owned(), Arc::new(object));
+                // What the first ones could not share yet would stay in memory until the end, below all that comes after it.
+                if listing.len() >= MANY && listing.len().is_power_of_two() {
+                    indexed(listing);
+                }
                 false
             }
             Event::InitDone => {
@@ -128,14 +135,13 @@ impl<T: Named + PartialEq> Writer<T> {
                 news
             }
             Event::Apply(object) => {
-                let object = trim(object);
                 let news = self.objects.get(object.name()).is_none_or(|before| **before != object);
                 if news {
                     self.objects.insert(object.name().to_owned(), Arc::new(object));
                 }
                 news
             }
-            Event::Delete(object) => self.objects.remove(trim(object).name()).is_some(),
+            Event::Delete(object) => self.objects.remove(object.name()).is_some(),
         }
     }
 
@@ -150,26 +156,38 @@ impl<T: Named + PartialEq> Writer<T> {
     }
 
     fn publish(&mut self) {
-        let mut objects: Vec<Arc<T>> = self.objects.values().cloned().collect();
-        let index = T::index(&mut objects);
-        for (kept, object) in self.objects.values_mut().zip(&objects) {
-            kept.clone_from(object);
-        }
-        self.sender.send_replace(Some(Arc::new(Snapshot { objects, index })));
+        let snapshot = indexed(&mut self.objects);
+        self.sender.send_replace(Some(Arc::new(snapshot)));
     }
+}
+
+/// What readers get of these; the objects are replaced where others say the same in less room.
+fn indexed<T: Named>(by_name: &mut BTreeMap<String, Arc<T>>) -> Snapshot<T> {
+    let mut objects: Vec<Arc<T>> = by_name.values().cloned().collect();
+    let index = T::index(&mut objects);
+    for (kept, object) in by_name.values_mut().zip(&objects) {
+        kept.clone_from(object);
+    }
+    Snapshot { objects, index }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Arc, Duration, Event, Mirror, Named, Writer};
+    use super::{Arc, Duration, Event, MANY, Mirror, Named};
 
     #[derive(Debug, PartialEq)]
     struct Thing(String, u32);
+
+    /// The value of a thing that can be said in less room.
+    const LARGE: u32 = u32::MAX;
 
     impl Named for Thing {
         type Index = usize;
 
         fn index(objects: &mut Vec<Arc<Self>>) -> usize {
+            for object in objects.iter_mut().filter(|object| object.1 == LARGE) {
+                *object = thing(&object.0, 0).into();
+            }
             objects.len()
         }
 
@@ -178,8 +196,8 @@ mod tests {
         }
     }
 
-    fn apply(writer: &mut Writer<Thing>, events: impl IntoIterator<Item = Event<(&'static str, u32)>>) {
-        writer.apply(events, |(name, value)| Thing(name.into(), value));
+    fn thing(name: &str, value: u32) -> Thing {
+        Thing(name.into(), value)
     }
 
     fn seen(mirror: &Mirror<Thing>) -> Vec<(String, u32)> {
@@ -189,9 +207,9 @@ mod tests {
     #[test]
     fn nothing_is_seen_before_the_first_list_is_complete() {
         let (mut writer, mirror) = Mirror::new();
-        apply(&mut writer, [Event::Init, Event::InitApply(("b", 2)), Event::InitApply(("a", 1))]);
+        writer.apply([Event::Init, Event::InitApply(thing("b", 2)), Event::InitApply(thing("a", 1))]);
         assert!(mirror.snapshot().is_none());
-        apply(&mut writer, [Event::InitDone]);
+        writer.apply([Event::InitDone]);
         assert_eq!(seen(&mirror), [("a".into(), 1), ("b".into(), 2)]);
         assert_eq!(mirror.snapshot().unwrap().get("b").unwrap().1, 2);
         assert_eq!(*mirror.snapshot().unwrap().index(), 2);
@@ -200,47 +218,61 @@ mod tests {
 
     #[test]
     fn an_empty_cluster_is_known_too() {
-        let (mut writer, mirror) = Mirror::new();
-        apply(&mut writer, [Event::Init, Event::InitDone]);
+        let (mut writer, mirror) = Mirror::<Thing>::new();
+        writer.apply([Event::Init, Event::InitDone]);
         assert!(mirror.snapshot().unwrap().all().is_empty());
+    }
+
+    #[test]
+    fn a_long_list_says_the_same_in_less_room_before_it_ends() {
+        let (mut writer, _mirror) = Mirror::new();
+        let listed = |count: usize| (0..count).map(|number| Event::InitApply(thing(&format!("{number:03}"), LARGE)));
+        writer.apply(std::iter::once(Event::Init).chain(listed(MANY - 1)));
+        assert!(writer.listing.iter().flat_map(|listing| listing.values()).all(|thing| thing.1 == LARGE));
+        writer.apply(listed(MANY));
+        let listing = writer.listing.unwrap();
+        assert!(listing.len() == MANY && listing.values().all(|thing| thing.1 == 0));
     }
 
     #[test]
     fn a_new_list_replaces_the_old_at_once_and_a_snapshot_stays_what_it_was() {
         let (mut writer, mirror) = Mirror::new();
-        apply(&mut writer, [Event::Init, Event::InitApply(("a", 1)), Event::InitDone]);
+        writer.apply([Event::Init, Event::InitApply(thing("a", 1)), Event::InitDone]);
         let before = mirror.snapshot().unwrap();
-        apply(&mut writer, [Event::Apply(("b", 2)), Event::Init, Event::InitApply(("c", 3))]);
+        writer.apply([Event::Apply(thing("b", 2)), Event::Init, Event::InitApply(thing("c", 3))]);
         assert_eq!(seen(&mirror), [("a".into(), 1), ("b".into(), 2)]);
-        apply(&mut writer, [Event::InitDone]);
+        writer.apply([Event::InitDone]);
         assert_eq!(seen(&mirror), [("c".into(), 3)]);
         assert_eq!(before.all().len(), 1);
-        apply(&mut writer, [Event::Delete(("c", 0))]);
+        writer.apply([Event::Delete(thing("c", 0))]);
         assert!(seen(&mirror).is_empty() && writer.is_empty());
     }
 
     #[test]
     fn no_news_is_no_new_snapshot() {
         let (mut writer, mirror) = Mirror::new();
-        apply(&mut writer, [Event::Init, Event::InitApply(("a", 1)), Event::InitDone]);
+        writer.apply([Event::Init, Event::InitApply(thing("a", 1)), Event::InitDone]);
         let before = mirror.snapshot().unwrap();
-        apply(
-            &mut writer,
-            [Event::Apply(("a", 1)), Event::Delete(("x", 1)), Event::Init, Event::InitApply(("a", 1)), Event::InitDone],
-        );
+        writer.apply([
+            Event::Apply(thing("a", 1)),
+            Event::Delete(thing("x", 1)),
+            Event::Init,
+            Event::InitApply(thing("a", 1)),
+            Event::InitDone,
+        ]);
         assert!(Arc::ptr_eq(&before, &mirror.snapshot().unwrap()));
     }
 
     #[tokio::test]
     async fn waits_for_what_is_on_its_way() {
         let (mut writer, mirror) = Mirror::new();
-        apply(&mut writer, [Event::Init, Event::InitDone]);
+        writer.apply([Event::Init, Event::InitDone]);
         let waiting = tokio::spawn({
             let mirror = mirror.clone();
             async move { mirror.find("late", Duration::from_secs(5)).await }
         });
         tokio::task::yield_now().await;
-        apply(&mut writer, [Event::Apply(("late", 1))]);
+        writer.apply([Event::Apply(thing("late", 1))]);
         assert_eq!(waiting.await.unwrap().unwrap().1, 1);
         assert!(mirror.find("never", Duration::from_millis(5)).await.is_none());
         drop(writer);

@@ -9,7 +9,7 @@ use std::{
 
 use daemon::Check;
 use futures::{Stream, StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Taint};
 use kube::{
     Api, Client,
     core::PartialObjectMeta,
@@ -21,7 +21,7 @@ use kube::{
 use policies::{
     names::annotation,
     node_map::{NodeMap, Pool, SharedNode},
-    select::{NodeView, Taint},
+    select::{self, NodeView},
 };
 
 use crate::{
@@ -69,7 +69,7 @@ pub async fn follow_nodes(client: Client, writer: Writer<SharedNode>, check: Che
     let events = watcher(Api::<LeanNode>::all(client), pages());
     let pool = Mutex::new(Pool::default());
     let pooled = || pool.lock().unwrap_or_else(PoisonError::into_inner);
-    let trim = |node: LeanNode| pooled().share(view(&node));
+    let trim = |node: LeanNode| pooled().share(view(node));
     let heard = |count| {
         pooled().sweep();
         metrics.nodes(count, SystemTime::now());
@@ -86,7 +86,7 @@ pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, ch
 /// Events that are taken together, at most.
 const BURST: usize = 512;
 /// Objects that are asked for at a time in a list: the text of a page is whole in memory, and a Node's is 10 to 30 KB.
-const PAGE: u32 = 100;
+const PAGE: u32 = 25;
 
 /// How long a watch is open (in seconds) before it is begun anew where it was: a connection that carries nothing any more is noticed then, and what
 /// is known is not older for long. It costs a request a minute.
@@ -126,6 +126,16 @@ pub(crate) fn keep<K, T>(event: Event<K>, view: fn(&K) -> Option<T>, identity: f
     })
 }
 
+pub(crate) fn trimmed<K, T>(event: Event<K>, trim: impl Fn(K) -> T) -> Event<T> {
+    match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(trim(object)),
+        Event::Apply(object) => Event::Apply(trim(object)),
+        Event::Delete(object) => Event::Delete(trim(object)),
+    }
+}
+
 /// Feeds a watch into a mirror. Once the first list is in, trouble leaves the check ready: what is known stays good enough to
 /// decide by, and a webhook that is taken out of service decides nothing at all.
 pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
@@ -136,7 +146,9 @@ pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
     need: Need,
     heard: impl Fn(usize),
 ) {
-    let bursts = events.default_backoff().ready_chunks(BURST);
+    // Trimmed one by one: a burst of nodes as they come would be megabytes.
+    let trimmed = events.default_backoff().map(|event| event.map(|event| trimmed(event, &trim)));
+    let bursts = trimmed.ready_chunks(BURST);
     pin_mut!(bursts);
     let mut synced = false;
     while let Some(burst) = bursts.next().await {
@@ -156,7 +168,7 @@ pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
                 },
             }
         }
-        writer.apply(taken, &trim);
+        writer.apply(taken);
         if synced {
             check.ready();
             heard(writer.len());
@@ -177,21 +189,19 @@ pub(crate) fn why(error: Error) -> String {
 }
 
 /// What decisions are about in a Node.
-pub fn view(node: &LeanNode) -> NodeView {
-    let annotation = |key| node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
-    let taints = node.spec.taints.iter().flatten();
-    let allocatable = node.status.allocatable.iter();
+pub fn view(node: LeanNode) -> NodeView {
+    let mut annotations = node.metadata.annotations.unwrap_or_default();
+    let taints = node.spec.taints.into_iter().flatten();
+    let allocatable = node.status.allocatable.into_iter();
     NodeView {
-        name: node.metadata.name.clone().unwrap_or_default(),
-        labels: node.metadata.labels.clone().unwrap_or_default(),
-        allocatable: allocatable.map(|(name, quantity)| (name.clone(), quantity.0.clone())).collect(),
+        name: node.metadata.name.unwrap_or_default(),
+        labels: node.metadata.labels.unwrap_or_default(),
+        allocatable: allocatable.map(|(name, quantity)| (name, quantity.0)).collect(),
         unschedulable: node.spec.unschedulable.unwrap_or_default(),
-        taints: taints
-            .map(|taint| Taint { key: taint.key.clone(), value: taint.value.clone(), effect: taint.effect.clone() })
-            .collect(),
-        net_devices: annotation(annotation::NET_DEVICES),
-        roce_subnets: annotation(annotation::ROCE_SUBNETS),
-        fastest_set: annotation(annotation::FASTEST_SET),
+        taints: taints.map(|Taint { key, value, effect, .. }| select::Taint { key, value, effect }).collect(),
+        net_devices: annotations.remove(annotation::NET_DEVICES),
+        roce_subnets: annotations.remove(annotation::ROCE_SUBNETS),
+        fastest_set: annotations.remove(annotation::FASTEST_SET),
     }
 }
 
@@ -210,7 +220,7 @@ mod tests {
     use futures::stream;
     use serde_json::json;
 
-    use super::{Error, Event, LeanNode, Need, NodeView, Pool, Taint, follow, view};
+    use super::{Error, Event, LeanNode, Need, NodeView, Pool, follow, select::Taint, view};
     use crate::mirror::Mirror;
 
     fn node(name: &str) -> LeanNode {
@@ -226,7 +236,7 @@ mod tests {
     fn trimmed() {
         let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         assert_eq!(
-            view(&node("a")),
+            view(node("a")),
             NodeView {
                 name: "a".into(),
                 labels: pairs(&[("railbind.dev/fabric", "roce")]),
@@ -238,7 +248,7 @@ mod tests {
                 fastest_set: None,
             }
         );
-        assert_eq!(view(&LeanNode::default()), NodeView::default());
+        assert_eq!(view(LeanNode::default()), NodeView::default());
     }
 
     #[tokio::test]
@@ -247,7 +257,7 @@ mod tests {
         let (writer, mirror) = Mirror::new();
         let check = readiness.check("nodes");
         let before = stream::iter([Err(Error::NoResourceVersion), Ok(Event::Init)]);
-        let share = |node| Pool::default().share(view(&node));
+        let share = |node| Pool::default().share(view(node));
         follow(before, share, writer, check.clone(), Need::Required, |_| {}).await;
         assert!(
             readiness.report().starts_with("[-] nodes: first list: no metadata.resourceVersion"),

@@ -204,7 +204,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Arc, Event, Kinds, LeanPod, WorkerView, find, keep, siblings, view};
-    use crate::mirror::Mirror;
+    use crate::{mirror::Mirror, nodes};
 
     fn pod(name: &str, role: &str, spec: &Value) -> LeanPod {
         let mut pod = json!({
@@ -250,7 +250,7 @@ mod tests {
             Event::InitDone,
         ] {
             if let Some(event) = keep(event) {
-                writer.apply([event], |worker: WorkerView| worker.sharing(&mut pool.borrow_mut()));
+                writer.apply([nodes::trimmed(event, |worker: WorkerView| worker.sharing(&mut pool.borrow_mut()))]);
             }
         }
         let workers = mirror.snapshot().unwrap();
@@ -268,7 +268,7 @@ mod tests {
         pool.borrow_mut().sweep();
         assert_eq!(pool.borrow().len(), 2);
         drop(workers);
-        writer.apply([Event::Init, Event::InitDone], |worker: WorkerView| worker);
+        writer.apply([Event::Init, Event::InitDone]);
         pool.borrow_mut().sweep();
         assert!(pool.borrow().is_empty());
     }

@@ -60,8 +60,7 @@ pub fn offline(args: &ExplainArgs) -> Result<Exit> {
 pub async fn run(cluster: &Cluster, args: &ExplainArgs) -> Result<Exit> {
     let profiles = gather::profiles(cluster).await?;
     let nodes = cluster.list(gather::NODES).await.map_err(|trouble| gather::needed("nodes", &trouble))?;
-    let nodes: NodeMap =
-        nodes.into_iter().filter_map(|node| LeanNode::deserialize(node).ok()).map(|node| view(&node)).collect();
+    let nodes: NodeMap = nodes.into_iter().filter_map(|node| LeanNode::deserialize(node).ok()).map(view).collect();
     if let Some(name) = &args.name {
         return living(cluster, args, name, &nodes, &profiles).await;
     }

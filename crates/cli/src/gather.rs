@@ -142,7 +142,7 @@ fn scene(cluster: &Cluster, node: Value, fabric: Result<Option<&Value>, &str>) -
         fabric: story,
         selftest,
         view: match LeanNode::deserialize(node) {
-            Ok(node) => view(&node),
+            Ok(node) => view(node),
             Err(error) => {
                 cluster.miss(Exit::Partial, format!("node {name}: {error}"));
                 policies::select::NodeView { name, ..Default::default() }

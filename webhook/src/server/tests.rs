@@ -56,7 +56,7 @@ fn mirror<T: Named + PartialEq>(objects: Option<Vec<T>>) -> Mirror<T> {
         let listed = objects.into_iter().map(Event::InitApply);
         std::iter::once(Event::Init).chain(listed).chain([Event::InitDone])
     }) {
-        writer.apply([event], |object| object);
+        writer.apply([event]);
     }
     mirror
 }
@@ -388,7 +388,7 @@ async fn a_body_that_does_not_come_is_not_waited_for_longer_than_the_api_server_
 async fn a_namespace_is_not_waited_for_longer_than_the_api_server_waits() {
     // With a writer that lives: without one nothing is waited for at all.
     let (mut writer, namespaces) = Mirror::new();
-    writer.apply([Event::Init, Event::InitDone], |namespace: NamespaceView| namespace);
+    writer.apply([Event::<NamespaceView>::Init, Event::InitDone]);
     let hooks = Hooks::new(State { namespaces, ..state(marks) });
     let took = async |path: &str| {
         let started = Instant::now();

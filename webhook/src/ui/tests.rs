@@ -54,7 +54,7 @@ async fn state(listed: bool) -> Arc<State> {
     let (namespace_writer, namespaces) = Mirror::new();
     let (worker_writer, workers) = Mirror::new();
     if listed {
-        fill(node_writer, events(list::<LeanNode>("nodes")), |node| Pool::default().share(nodes::view(&node))).await;
+        fill(node_writer, events(list::<LeanNode>("nodes")), |node| Pool::default().share(nodes::view(node))).await;
         fill(namespace_writer, events(list::<PartialObjectMeta<Namespace>>("namespaces")), nodes::namespace_view).await;
         let pods = events(list::<LeanPod>("pods")).into_iter().filter_map(workers::keep).collect();
         fill(worker_writer, pods, |worker: WorkerView| worker).await;
@@ -161,7 +161,7 @@ async fn a_large_cluster_is_cut_and_says_so() {
     let (_, workers) = Mirror::<WorkerView>::new();
     let node = |number: usize| NodeView { name: format!("n{number}"), ..NodeView::default() };
     let mut pool = Pool::default();
-    writer.apply(events((0..data::MAX_NODES + 3).map(|number| pool.share(node(number))).collect()), |node| node);
+    writer.apply(events((0..data::MAX_NODES + 3).map(|number| pool.share(node(number))).collect()));
     let (_, profiles) = InForce::new(Profiles::embedded().unwrap());
     let metrics = Metrics::register(&mut Registry::default());
     let state = State::new(nodes, namespaces, workers, profiles, BindingEngine::Off, metrics);

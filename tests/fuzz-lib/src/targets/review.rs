@@ -51,7 +51,7 @@ static ROUTER: LazyLock<Router> = LazyLock::new(|| {
 fn mirror<T: Named + PartialEq>(objects: Vec<T>) -> Mirror<T> {
     let (mut writer, mirror) = Mirror::new();
     let listed = objects.into_iter().map(Event::InitApply);
-    writer.apply(std::iter::once(Event::Init).chain(listed).chain([Event::InitDone]), |object| object);
+    writer.apply(std::iter::once(Event::Init).chain(listed).chain([Event::InitDone]));
     mirror
 }
 
