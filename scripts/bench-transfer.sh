@@ -206,6 +206,8 @@ if out and not any(name in os.environ for name in ("ONLY", "TLS", "AGENT", "PART
         "notes": [
             "Medians of a tenth of a microsecond: ucx_perftest's come in steps of 0.005 µs on AMD processors (0.090, 0.095), whose clock counts in "
             "steps of 10 ns; ours is of 32 round trips together. Such a step is 5 % of the ratio. The means have no steps.",
+            "Over shared memory without `cma` either tool's bandwidth differs up to tenfold from one run to the next where the two processors are a "
+            "virtual machine's: a row there takes more turns (`ONLY=1.22 TLS=posix ROUNDS=15`).",
         ]
         + [f"UCX {version} has no rows of transfers: the ucx_perftest of its package does not start." for version in peerless],
     }
