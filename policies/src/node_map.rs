@@ -7,7 +7,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     mem,
     sync::Arc,
 };
@@ -71,11 +71,12 @@ impl Pool {
         }
         node.allocatable.retain(|name, _| name.contains('/'));
         let name = mem::take(&mut node.name);
-        let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            mem::take(&mut node.labels).into_iter().partition(|(key, _)| is_ours(key));
-        node.labels = ours;
         let (mut shared, mut own) = (Vec::new(), Vec::new());
-        for (key, value) in others {
+        for (key, value) in mem::take(&mut node.labels) {
+            if is_ours(&key) {
+                node.labels.insert(key, value);
+                continue;
+            }
             match self.known(&key, &value) {
                 (key, Some(value)) => shared.push((key, value)),
                 (key, None) => own.push((key, value.into_boxed_str())),

@@ -126,6 +126,7 @@ pub(crate) fn keep<K, T>(event: Event<K>, view: fn(&K) -> Option<T>, identity: f
     })
 }
 
+/// The event of what is kept of the object.
 pub(crate) fn trimmed<K, T>(event: Event<K>, trim: impl Fn(K) -> T) -> Event<T> {
     match event {
         Event::Init => Event::Init,
