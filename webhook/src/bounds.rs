@@ -114,8 +114,8 @@ pub async fn follow(client: Client, writers: Writers, quota_check: Check, limit_
     quota_check.ready_but("the ResourceQuotas are being listed; until then they bound nothing");
     limit_check.ready_but("the LimitRanges are being listed; until then they bound nothing");
     tokio::join!(
-        nodes::follow(quotas, |view| view, writers.quotas, quota_check, Need::Helpful, |_| {}),
-        nodes::follow(limits, |view| view, writers.limits, limit_check, Need::Helpful, |_| {}),
+        nodes::follow(quotas, writers.quotas, quota_check, Need::Helpful, |_| {}),
+        nodes::follow(limits, writers.limits, limit_check, Need::Helpful, |_| {}),
     );
 }
 

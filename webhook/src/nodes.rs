@@ -8,7 +8,7 @@ use std::{
 };
 
 use daemon::Check;
-use futures::{Stream, StreamExt as _, pin_mut};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{Namespace, Taint};
 use kube::{
     Api, Client,
@@ -66,21 +66,21 @@ impl Named for NamespaceView {
 
 /// Follows the nodes for ever.
 pub async fn follow_nodes(client: Client, writer: Writer<SharedNode>, check: Check, metrics: Metrics) {
-    let events = watcher(Api::<LeanNode>::all(client), pages());
     let pool = Mutex::new(Pool::default());
     let pooled = || pool.lock().unwrap_or_else(PoisonError::into_inner);
-    let trim = |node: LeanNode| pooled().share(view(node));
+    let share = |node| pooled().share(view(node));
+    let events = watcher(Api::<LeanNode>::all(client), pages()).map_ok(|event| trimmed(event, share));
     let heard = |count| {
         pooled().sweep();
         metrics.nodes(count, SystemTime::now());
     };
-    follow(events, trim, writer, check, Need::Required, heard).await;
+    follow(events, writer, check, Need::Required, heard).await;
 }
 
 /// Follows the namespaces for ever.
 pub async fn follow_namespaces(client: Client, writer: Writer<NamespaceView>, check: Check) {
     let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client), cached());
-    follow(events, namespace_view, writer, check, Need::Required, |_| {}).await;
+    follow(events.map_ok(|event| trimmed(event, namespace_view)), writer, check, Need::Required, |_| {}).await;
 }
 
 /// Events that are taken together, at most.
@@ -139,17 +139,16 @@ pub(crate) fn trimmed<K, T>(event: Event<K>, trim: impl Fn(K) -> T) -> Event<T> 
 
 /// Feeds a watch into a mirror. Once the first list is in, trouble leaves the check ready: what is known stays good enough to
 /// decide by, and a webhook that is taken out of service decides nothing at all.
-pub(crate) async fn follow<K: Debug + Send, T: Named + PartialEq>(
-    events: impl Stream<Item = Result<Event<K>, Error>> + Send,
-    trim: impl Fn(K) -> T + Send + Sync,
+///
+/// The objects come as they are kept: a burst of nodes as the API server sends them would be megabytes.
+pub(crate) async fn follow<T: Named + PartialEq + Debug + Send>(
+    events: impl Stream<Item = Result<Event<T>, Error>> + Send,
     mut writer: Writer<T>,
     check: Check,
     need: Need,
     heard: impl Fn(usize),
 ) {
-    // Trimmed one by one: a burst of nodes as they come would be megabytes.
-    let trimmed = events.default_backoff().map(|event| event.map(|event| trimmed(event, &trim)));
-    let bursts = trimmed.ready_chunks(BURST);
+    let bursts = events.default_backoff().ready_chunks(BURST);
     pin_mut!(bursts);
     let mut synced = false;
     while let Some(burst) = bursts.next().await {
@@ -221,7 +220,7 @@ mod tests {
     use futures::stream;
     use serde_json::json;
 
-    use super::{Error, Event, LeanNode, Need, NodeView, Pool, follow, select::Taint, view};
+    use super::{Error, Event, LeanNode, Need, NodeView, Pool, SharedNode, follow, select::Taint, view};
     use crate::mirror::Mirror;
 
     fn node(name: &str) -> LeanNode {
@@ -258,8 +257,7 @@ mod tests {
         let (writer, mirror) = Mirror::new();
         let check = readiness.check("nodes");
         let before = stream::iter([Err(Error::NoResourceVersion), Ok(Event::Init)]);
-        let share = |node| Pool::default().share(view(node));
-        follow(before, share, writer, check.clone(), Need::Required, |_| {}).await;
+        follow::<SharedNode>(before, writer, check.clone(), Need::Required, |_| {}).await;
         assert!(
             readiness.report().starts_with("[-] nodes: first list: no metadata.resourceVersion"),
             "{}",
@@ -270,12 +268,12 @@ mod tests {
         let (writer, mirror) = Mirror::new();
         let events = [
             Ok(Event::Init),
-            Ok(Event::InitApply(node("a"))),
+            Ok(Event::InitApply(Pool::default().share(view(node("a"))))),
             Ok(Event::InitDone),
             Err(Error::NoResourceVersion),
             Ok(Event::Init),
         ];
-        follow(stream::iter(events), share, writer, check, Need::Required, |count| assert_eq!(count, 1)).await;
+        follow(stream::iter(events), writer, check, Need::Required, |count| assert_eq!(count, 1)).await;
         assert!(readiness.is_ready());
         assert_eq!(mirror.snapshot().unwrap().all().len(), 1);
     }

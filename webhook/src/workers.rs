@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon::Check;
-use futures::{StreamExt as _, future::ready};
+use futures::{StreamExt as _, TryStreamExt as _, future::ready};
 use kube::{
     Api, Client,
     runtime::watcher::{Event, watcher},
@@ -87,7 +87,7 @@ impl Named for WorkerView {
 /// Follows the pods for ever; only workers are kept, and only while they live.
 pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: Check, metrics: Metrics) {
     let events = watcher(Api::<LeanPod>::all(client), nodes::pages());
-    let kept = events.filter_map(|event| ready(event.map(keep).transpose()));
+    let workers = events.filter_map(|event| ready(event.map(keep).transpose()));
     // With ten thousand workers the first list takes a while, and a new replica must not wait for it while the old ones leave.
     check.ready_but("the workers are being listed; until then a deployment agrees by its own nodes");
     let kinds = Mutex::new(Kinds::default());
@@ -96,7 +96,8 @@ pub async fn follow_workers(client: Client, writer: Writer<WorkerView>, check: C
         kinds().sweep();
         metrics.workers(count);
     };
-    nodes::follow(kept, |worker: WorkerView| worker.sharing(&mut kinds()), writer, check, Need::Helpful, heard).await;
+    let shared = workers.map_ok(|event| nodes::trimmed(event, |worker: WorkerView| worker.sharing(&mut kinds())));
+    nodes::follow(shared, writer, check, Need::Helpful, heard).await;
 }
 
 pub(crate) fn keep(event: Event<LeanPod>) -> Option<Event<WorkerView>> {

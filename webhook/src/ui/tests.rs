@@ -39,13 +39,9 @@ fn events<K>(objects: Vec<K>) -> Vec<Event<K>> {
     std::iter::once(Event::Init).chain(objects.into_iter().map(Event::InitApply)).chain([Event::InitDone]).collect()
 }
 
-async fn fill<K: std::fmt::Debug + Send, T: Named + PartialEq>(
-    writer: Writer<T>,
-    events: Vec<Event<K>>,
-    trim: fn(K) -> T,
-) {
+async fn fill<T: Named + PartialEq + std::fmt::Debug + Send>(writer: Writer<T>, events: Vec<Event<T>>) {
     let check = Readiness::default().check("test");
-    nodes::follow(stream::iter(events.into_iter().map(Ok)), trim, writer, check, Need::Helpful, |_| {}).await;
+    nodes::follow(stream::iter(events.into_iter().map(Ok)), writer, check, Need::Helpful, |_| {}).await;
 }
 
 /// The state of a webhook that watches that cluster, or has not heard of it yet.
@@ -54,10 +50,12 @@ async fn state(listed: bool) -> Arc<State> {
     let (namespace_writer, namespaces) = Mirror::new();
     let (worker_writer, workers) = Mirror::new();
     if listed {
-        fill(node_writer, events(list::<LeanNode>("nodes")), |node| Pool::default().share(nodes::view(node))).await;
-        fill(namespace_writer, events(list::<PartialObjectMeta<Namespace>>("namespaces")), nodes::namespace_view).await;
+        let share = |node: LeanNode| Pool::default().share(nodes::view(node));
+        fill(node_writer, events(list("nodes").into_iter().map(share).collect())).await;
+        let namespaces = list::<PartialObjectMeta<Namespace>>("namespaces").into_iter().map(nodes::namespace_view);
+        fill(namespace_writer, events(namespaces.collect())).await;
         let pods = events(list::<LeanPod>("pods")).into_iter().filter_map(workers::keep).collect();
-        fill(worker_writer, pods, |worker: WorkerView| worker).await;
+        fill(worker_writer, pods).await;
     }
     let (_, profiles) = InForce::new(Profiles::embedded().unwrap());
     let metrics = Metrics::register(&mut Registry::default());
